@@ -1,0 +1,162 @@
+//! What is sent to an entity, and what comes back.
+//!
+//! An [`Envelope`] is one request on its way, with the place its answer goes.
+//! It is always answered exactly once (promise I-8): with a [`Reply`], or with a
+//! [`CommandError`] that says whether the command may have been applied.
+//! Next: `runtime/worker.rs`, which receives envelopes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::command_error::CommandError;
+use crate::payload::Payload;
+use crate::persistence_id::PersistenceId;
+use crate::sequence_nr::SequenceNr;
+use crate::writer::{Epoch, ShardNr};
+
+/// Longest command id, in bytes.
+pub const COMMAND_ID_LEN_MAX: usize = 128;
+
+/// A client's name for one command, by which a retry is recognised.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CommandId(Arc<str>);
+
+/// The command id is longer than [`COMMAND_ID_LEN_MAX`] bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the command id has {len} bytes: use at most {COMMAND_ID_LEN_MAX}, without control characters")]
+pub struct InvalidCommandId {
+    /// Its length in bytes.
+    pub len: usize,
+}
+
+impl CommandId {
+    /// Parses a command id; `None` for the empty text, which means "no id".
+    ///
+    /// # Errors
+    /// [`InvalidCommandId`] when it is too long or has control characters.
+    pub fn parse(text: &str) -> Result<Option<Self>, InvalidCommandId> {
+        if text.len() > COMMAND_ID_LEN_MAX || text.chars().any(char::is_control) {
+            return Err(InvalidCommandId { len: text.len() });
+        }
+        Ok((!text.is_empty()).then(|| Self(text.into())))
+    }
+
+    /// The text of the id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for CommandId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CommandId({:?})", &*self.0)
+    }
+}
+
+impl fmt::Display for CommandId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Client's key-value pairs, stored with the events a command causes. `None`
+/// when there are none, so that the usual command carries no map.
+pub type Metadata = Option<Arc<BTreeMap<String, String>>>;
+
+/// What is asked of an entity.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// Handle a command.
+    Command {
+        /// The encoded command.
+        payload: Payload,
+        /// Makes retries have one effect.
+        command_id: Option<CommandId>,
+        /// Refuse unless the entity is at this number.
+        expected_sequence_nr: Option<SequenceNr>,
+        /// Stored with the events.
+        metadata: Metadata,
+    },
+    /// Return the encoded state; linearizable like a command that stores nothing.
+    State,
+}
+
+/// One request under way, with the place its answer goes.
+#[derive(Debug)]
+pub struct Envelope {
+    /// Whom it is for.
+    pub persistence_id: PersistenceId,
+    /// The entity's shard, by which the journal checks fences.
+    pub shard: ShardNr,
+    /// Of the shard, when this envelope was routed.
+    pub epoch: Epoch,
+    /// What is asked.
+    pub request: Request,
+    /// After this nobody waits for the answer any more.
+    pub deadline: Option<Instant>,
+    /// Where the answer goes.
+    pub reply_to: ReplyTo,
+}
+
+/// The good answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The encoded reply, or state.
+    pub payload: Payload,
+    /// The entity's number after the command.
+    pub sequence_nr: SequenceNr,
+    /// Answered from an earlier run of the same command id.
+    pub duplicate: bool,
+}
+
+/// The answer to a request.
+pub type Answer = Result<Reply, CommandError>;
+
+/// Where an answer goes. Consumed by answering, so nothing is answered twice;
+/// dropped without an answer (which only a bug can do) the receiver sees its
+/// channel closed.
+#[derive(Debug)]
+pub enum ReplyTo {
+    /// One caller that waits.
+    Ask(oneshot::Sender<Answer>),
+    /// One place in a stream of answers, reserved before the command was sent,
+    /// so that answering never waits and never fails.
+    Stream {
+        /// The reserved place.
+        place: mpsc::OwnedPermit<(u64, Answer)>,
+        /// The caller's number for the command.
+        correlation_id: u64,
+    },
+    /// Nobody: the sender told, and did not ask.
+    Nobody,
+}
+
+impl ReplyTo {
+    /// A place for one answer and the receiver that gets it.
+    #[must_use]
+    pub fn ask() -> (Self, oneshot::Receiver<Answer>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self::Ask(sender), receiver)
+    }
+
+    /// Gives the answer. A caller that has gone away is no error.
+    pub fn answer(self, answer: Answer) {
+        match self {
+            Self::Ask(sender) => {
+                let _ = sender.send(answer);
+            }
+            Self::Stream {
+                place,
+                correlation_id,
+            } => {
+                place.send((correlation_id, answer));
+            }
+            Self::Nobody => {}
+        }
+    }
+}

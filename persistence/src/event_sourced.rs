@@ -1,0 +1,46 @@
+//! The everyday way to write an entity: state, commands, events, replies, and
+//! two plain functions.
+//!
+//! `handle` decides, `apply` changes the state; both are testable without any
+//! runtime, and neither may look at a clock, draw random numbers or do I/O: the
+//! state must be the same when the events are replayed (promise I-6).
+
+use crate::codec::Codec;
+use crate::effect::Effect;
+
+/// An event-sourced entity type.
+///
+/// The value itself is the type's definition: one for all its entities, shared.
+/// It holds what handlers need, such as limits or prices; usually it is empty.
+pub trait EventSourced: Sized + Send + Sync + 'static {
+    /// The name clients use: 1 to 64 of `a-z0-9_-`. Part of every persistence id,
+    /// so it never changes.
+    const ENTITY_TYPE: &'static str;
+
+    /// What an entity remembers. `Default` is the state before the first event.
+    type State: Default + Send;
+    /// What it is asked.
+    type Command;
+    /// What has happened; stored for good.
+    type Event;
+    /// What it answers.
+    type Reply;
+    /// How all four become bytes; usually [`Json`](crate::codec::Json).
+    type Codec: Codec<Self::State>
+        + Codec<Self::Command>
+        + Codec<Self::Event>
+        + Codec<Self::Reply>;
+
+    /// Decides what a command leads to. Must not block.
+    fn handle(&self, state: &Self::State, command: Self::Command) -> Effect<Self>;
+
+    /// Changes the state as an event says. Runs once when the event happens and
+    /// again at every recovery.
+    fn apply(&self, state: &mut Self::State, event: Self::Event);
+
+    /// A name for the kind of an event, stored beside it, so that it can be told
+    /// from later kinds and converted when it is old.
+    fn event_manifest(_event: &Self::Event) -> &'static str {
+        ""
+    }
+}

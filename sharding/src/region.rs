@@ -1,0 +1,96 @@
+//! The shard region: finds an entity's home and hands requests to it.
+
+use std::time::Instant;
+
+use perennial_persistence::command::{Answer, Envelope, ReplyTo, Request};
+use perennial_persistence::command_error::CommandError;
+use perennial_persistence::engine::{EntityDescription, EntityEngine};
+use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::sequence_nr::SequenceNr;
+use perennial_persistence::writer::{Epoch, ShardNr};
+
+use crate::shard_id::shard_of;
+
+/// The shard region of a node; cheap to clone.
+#[derive(Clone)]
+pub struct Region {
+    engine: EntityEngine,
+    number_of_shards: u32,
+}
+
+/// Where an entity lives and what it is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntityPlacement {
+    /// The entity's shard.
+    pub shard: ShardNr,
+    /// Of the shard.
+    pub epoch: Epoch,
+    /// What the entity is doing.
+    pub entity: EntityDescription,
+}
+
+impl Region {
+    /// A region of a cluster of one: every shard lives here.
+    #[must_use]
+    pub fn single_node(engine: EntityEngine, number_of_shards: u32) -> Self {
+        Self {
+            engine,
+            number_of_shards,
+        }
+    }
+
+    /// Sends a request to its entity. Never waits; always answers.
+    pub fn deliver(
+        &self,
+        persistence_id: PersistenceId,
+        request: Request,
+        deadline: Option<Instant>,
+        reply_to: ReplyTo,
+    ) {
+        let shard = shard_of(&persistence_id, self.number_of_shards);
+        self.engine.deliver(Envelope {
+            persistence_id,
+            shard,
+            epoch: Epoch(1),
+            request,
+            deadline,
+            reply_to,
+        });
+    }
+
+    /// Sends a request and waits for the answer, at most until the deadline.
+    pub async fn ask(
+        &self,
+        persistence_id: PersistenceId,
+        request: Request,
+        deadline: Option<Instant>,
+    ) -> Answer {
+        let shard = shard_of(&persistence_id, self.number_of_shards);
+        let (reply_to, answer) = ReplyTo::ask();
+        self.deliver(persistence_id, request, deadline, reply_to);
+        answer
+            .await
+            .unwrap_or(Err(CommandError::ShardUnavailable { shard: shard.0 }))
+    }
+
+    /// The state at a past number.
+    pub async fn state_at(&self, persistence_id: &PersistenceId, nr: SequenceNr) -> Answer {
+        self.engine.state_at(persistence_id, nr).await
+    }
+
+    /// Where an entity lives and what it is doing.
+    pub async fn describe(&self, persistence_id: &PersistenceId) -> EntityPlacement {
+        let shard = shard_of(persistence_id, self.number_of_shards);
+        EntityPlacement {
+            shard,
+            epoch: Epoch(1),
+            entity: self.engine.describe(shard, persistence_id).await,
+        }
+    }
+
+    /// Takes an entity out of memory.
+    pub async fn passivate(&self, persistence_id: &PersistenceId) {
+        let shard = shard_of(persistence_id, self.number_of_shards);
+        self.engine.passivate(shard, persistence_id).await;
+    }
+}
