@@ -1,4 +1,5 @@
 //! The entity engine of Perennial and its storage.
+pub mod backoff;
 pub mod codec;
 pub mod command;
 pub mod command_error;
@@ -6,9 +7,11 @@ pub mod effect;
 pub mod engine;
 pub mod entity_types;
 pub mod event_sourced;
+pub mod idle_order;
 pub mod journal;
 pub mod payload;
 pub mod persistence_id;
+pub mod recovery_permits;
 pub mod registry;
 pub mod replay_filter;
 pub mod sequence_nr;
