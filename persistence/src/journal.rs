@@ -7,6 +7,8 @@
 //! `journal/postgres.rs`; all pass `journal/conformance.rs`, which authors of
 //! other backends can run too.
 
+pub mod memory;
+
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -138,7 +140,9 @@ pub enum AppendError {
     },
     /// The session is fenced, as a whole or for this shard and epoch. The entity
     /// must stop; if the whole session is fenced, the node rejoins with a new one.
-    #[error("session {session} is fenced for shard {shard} up to epoch {epoch}: the shard has another owner")]
+    #[error(
+        "session {session} is fenced for shard {shard} up to epoch {epoch}: the shard has another owner"
+    )]
     Fenced {
         /// The session that wanted to write.
         session: SessionUuid,
@@ -278,7 +282,9 @@ pub enum JournalError {
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
     /// A row cannot be understood; it was written by something else or damaged.
-    #[error("stream {persistence_id}, sequence number {sequence_nr}: the stored row is damaged: {message}")]
+    #[error(
+        "stream {persistence_id}, sequence number {sequence_nr}: the stored row is damaged: {message}"
+    )]
     Corrupt {
         /// The stream, as stored.
         persistence_id: String,
@@ -288,7 +294,9 @@ pub enum JournalError {
         message: String,
     },
     /// A deletion beyond the end of the stream was asked for. Nothing is deleted.
-    #[error("events can be deleted up to a number less than or equal to lastSequenceNr {highest}, not up to {asked}")]
+    #[error(
+        "events can be deleted up to a number less than or equal to lastSequenceNr {highest}, not up to {asked}"
+    )]
     DeleteBeyondStream {
         /// Asked for.
         asked: SequenceNr,

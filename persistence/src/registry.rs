@@ -4,6 +4,8 @@
 //! belong to, who am I, and are my earlier sessions fenced? Where shards live is
 //! not in it. Implementations stand beside the journals', in `registry/`.
 
+pub mod memory;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 

@@ -5,6 +5,8 @@
 //! Which snapshots to take and to keep is decided in `retention.rs`.
 //! Implementations stand beside the journals', in `snapshot_store/`.
 
+pub mod memory;
+
 use std::time::SystemTime;
 
 use async_trait::async_trait;

@@ -1,5 +1,7 @@
 //! A journal, a snapshot store and a registry that belong together.
 
+pub mod memory;
+
 use std::sync::Arc;
 
 use crate::journal::Journal;
