@@ -3,6 +3,7 @@ pub mod backoff;
 pub mod codec;
 pub mod command;
 pub mod command_error;
+pub mod command_id_cache;
 pub mod effect;
 pub mod engine;
 pub mod entity_types;
