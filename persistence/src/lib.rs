@@ -1,5 +1,6 @@
 //! The entity engine of Perennial and its storage.
 pub mod backoff;
+pub mod circuit_breaker;
 pub mod codec;
 pub mod command;
 pub mod command_error;
@@ -15,6 +16,7 @@ pub mod persistence_id;
 pub mod recovery_permits;
 pub mod registry;
 pub mod replay_filter;
+pub mod retention;
 pub mod sequence_nr;
 pub mod snapshot_store;
 pub mod storage;

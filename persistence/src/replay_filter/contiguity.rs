@@ -55,6 +55,12 @@ impl Contiguity {
     /// ([`SequenceNr::ZERO`]). The first event expected is
     /// [`Contiguity::next`].
     ///
+    /// A snapshot below `deleted_to` passes, as no snapshot does, because an
+    /// entity may delete its history on purpose and begin anew. Falling back to
+    /// an older snapshot because a newer one cannot be read is no such case:
+    /// there the caller must see to it that the older one is not below
+    /// `deleted_to`, or events between them are lost.
+    ///
     /// # Errors
     /// [`StreamGap::SnapshotAhead`] when the snapshot is above the journal's
     /// highest number, which deletion does not lower.

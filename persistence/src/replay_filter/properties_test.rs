@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::ReplayFilterMode::{Fail, Off, RepairByDiscardOld, Warn};
 use super::*;
 
 /// Number, writer (0 undefined), place in the stream.
@@ -52,7 +53,7 @@ fn naive(settings: ReplayFilterSettings, stream: &[Event]) -> Outcome {
     let (mut current, mut last, mut issues) = (0_u8, -1_i64, 0);
     for &event in stream {
         let (number, writer) = (event.0 as i64, event.1);
-        if mode == ReplayFilterMode::Off {
+        if mode == Off {
             emitted.push(event);
             continue;
         }
@@ -81,14 +82,14 @@ fn naive(settings: ReplayFilterSettings, stream: &[Event]) -> Outcome {
                 if overlaps {
                     issues += 1;
                 }
-                if overlaps && mode == ReplayFilterMode::Fail {
+                if overlaps && mode == Fail {
                     return Outcome {
                         emitted,
                         issues,
                         failed: true,
                     };
                 }
-                if !overlaps || mode == ReplayFilterMode::Warn {
+                if !overlaps || mode == Warn {
                     kept.push(held);
                 }
             }
@@ -97,15 +98,15 @@ fn naive(settings: ReplayFilterSettings, stream: &[Event]) -> Outcome {
         if wrong {
             issues += 1;
             match mode {
-                ReplayFilterMode::Fail => {
+                Fail => {
                     return Outcome {
                         emitted,
                         issues,
                         failed: true,
                     };
                 }
-                ReplayFilterMode::RepairByDiscardOld => continue,
-                ReplayFilterMode::Warn | ReplayFilterMode::Off => {}
+                RepairByDiscardOld => continue,
+                Warn | Off => {}
             }
         }
         window.push(event);
@@ -159,8 +160,6 @@ fn is_subsequence(part: &[Event], whole: &[Event]) -> bool {
     let mut whole = whole.iter();
     part.iter().all(|event| whole.any(|other| other == event))
 }
-
-use ReplayFilterMode::{Fail, Off, RepairByDiscardOld, Warn};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]

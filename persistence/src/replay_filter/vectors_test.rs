@@ -10,6 +10,7 @@
 
 use uuid::Uuid;
 
+use super::ReplayFilterMode::{Fail, Off, RepairByDiscardOld as Repair, Warn};
 use super::*;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,15 +101,13 @@ fn passes(mode: ReplayFilterMode, window_size: usize, input: &str, expected: &st
 
 #[track_caller]
 fn fails(input: &str, sequence_nr: u64, of_writer: char) {
-    let outcome = run(filter(ReplayFilterMode::Fail, 100, 10), input);
+    let outcome = run(filter(Fail, 100, 10), input);
     let failure = outcome.result.unwrap_err();
     assert_eq!(outcome.emitted, []);
-    assert_eq!(outcome.issues, [failure.issue.clone()]);
+    assert_eq!(outcome.issues, std::slice::from_ref(&failure.issue));
     assert_eq!(failure.issue.sequence_nr, SequenceNr::new(sequence_nr));
     assert_eq!(failure.issue.writer, writer(of_writer));
 }
-
-use ReplayFilterMode::{Fail, Off, RepairByDiscardOld as Repair, Warn};
 
 macro_rules! vectors {
     ($($name:ident: $mode:ident $window:literal, $input:literal => $expected:literal, $issues:literal;)*) => {$(
