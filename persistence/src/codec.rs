@@ -61,10 +61,7 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
 ///
 /// # Errors
 /// Those of [`Codec::encode`].
-pub fn encode<T, C: Codec<T>>(
-    value: &T,
-    manifest: &'static str,
-) -> Result<Payload, CodecError> {
+pub fn encode<T, C: Codec<T>>(value: &T, manifest: &'static str) -> Result<Payload, CodecError> {
     Ok(Payload {
         codec: C::ID,
         manifest: Cow::Borrowed(manifest),

@@ -27,7 +27,9 @@ pub struct CommandId(Arc<str>);
 
 /// The command id is longer than [`COMMAND_ID_LEN_MAX`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the command id has {len} bytes: use at most {COMMAND_ID_LEN_MAX}, without control characters")]
+#[error(
+    "the command id has {len} bytes: use at most {COMMAND_ID_LEN_MAX}, without control characters"
+)]
 pub struct InvalidCommandId {
     /// Its length in bytes.
     pub len: usize,

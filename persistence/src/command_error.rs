@@ -30,7 +30,9 @@ pub enum CommandError {
         message: String,
     },
     /// No such entity type is registered.
-    #[error("entity type {entity_type:?} is not registered on this node: check the spelling, or register it")]
+    #[error(
+        "entity type {entity_type:?} is not registered on this node: check the spelling, or register it"
+    )]
     EntityTypeUnknown {
         /// What was asked for.
         entity_type: String,
@@ -44,7 +46,9 @@ pub enum CommandError {
         message: String,
     },
     /// The client expected another sequence number.
-    #[error("the entity is at sequence number {actual}, not {expected}: read it again, then decide anew")]
+    #[error(
+        "the entity is at sequence number {actual}, not {expected}: read it again, then decide anew"
+    )]
     SequenceNrMismatch {
         /// Given with the command.
         expected: SequenceNr,
@@ -52,7 +56,9 @@ pub enum CommandError {
         actual: SequenceNr,
     },
     /// A state was asked for at a number the stream has not reached.
-    #[error("sequence number {asked} is beyond the end of the stream, {highest}: ask for at most that")]
+    #[error(
+        "sequence number {asked} is beyond the end of the stream, {highest}: ask for at most that"
+    )]
     SequenceNrBeyondStream {
         /// Asked for.
         asked: SequenceNr,
@@ -82,13 +88,17 @@ pub enum CommandError {
         limit: usize,
     },
     /// The entity's stash is full.
-    #[error("the entity has {capacity} commands waiting, which is its limit: send fewer at once, or retry later")]
+    #[error(
+        "the entity has {capacity} commands waiting, which is its limit: send fewer at once, or retry later"
+    )]
     StashFull {
         /// `persistence.stash_capacity`.
         capacity: usize,
     },
     /// The shard's buffer is full.
-    #[error("{buffered} commands wait for a home of shard {shard}, which is the limit: retry later")]
+    #[error(
+        "{buffered} commands wait for a home of shard {shard}, which is the limit: retry later"
+    )]
     BufferFull {
         /// The shard.
         shard: u32,
@@ -96,7 +106,9 @@ pub enum CommandError {
         buffered: usize,
     },
     /// The node has as many commands in flight as it accepts.
-    #[error("the node has {limit} commands in flight, which is its limit: send fewer at once, or retry later")]
+    #[error(
+        "the node has {limit} commands in flight, which is its limit: send fewer at once, or retry later"
+    )]
     Overloaded {
         /// `node.max_in_flight`, or the length of the full queue.
         limit: usize,
@@ -114,7 +126,9 @@ pub enum CommandError {
         message: String,
     },
     /// The outcome of an append is undecided at the deadline.
-    #[error("the journal did not say whether the events are stored: retry with the same command id ({message})")]
+    #[error(
+        "the journal did not say whether the events are stored: retry with the same command id ({message})"
+    )]
     PersistFailed {
         /// What the journal said.
         message: String,
@@ -141,7 +155,9 @@ pub enum CommandError {
         retry_after: Duration,
     },
     /// The entity failed lately and is not started before its back-off ends.
-    #[error("the entity failed lately and is not restarted before {retry_after:?} have passed: {message}")]
+    #[error(
+        "the entity failed lately and is not restarted before {retry_after:?} have passed: {message}"
+    )]
     BackingOff {
         /// The last failure.
         message: String,

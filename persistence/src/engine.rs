@@ -1,15 +1,32 @@
 //! The entity engine: the handle by which the rest of a node reaches entities.
+//!
+//! It knows shards as numbers and nothing of who owns them. Each shard belongs to
+//! one worker for good. Next: `runtime/worker.rs`.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::backoff::BackoffSettings;
 use crate::command::{Answer, Envelope};
-use crate::command_error::CommandError;
 use crate::entity_types::EntityTypes;
 use crate::persistence_id::PersistenceId;
 use crate::replay_filter::ReplayFilterSettings;
+use crate::retention::RetentionSettings;
+use crate::runtime::group_commit::GroupCommit;
+use crate::runtime::recovery_driver::RecoveryDriver;
+use crate::runtime::residency::Residency;
+use crate::runtime::snapshot_writer::SnapshotWriter;
+use crate::runtime::worker::{Worker, WorkerHandle};
 use crate::sequence_nr::SequenceNr;
 use crate::storage::Storage;
 use crate::writer::{SessionUuid, ShardNr};
+
+mod past_state;
 
 /// Limits and times of the engine. The defaults are those of the settings table
 /// in the README.
@@ -19,32 +36,26 @@ pub struct EngineSettings {
     pub workers: usize,
     /// Entities recovering at once (promise I-11).
     pub max_concurrent_recoveries: usize,
-    /// How each recovery may wait for its next rows, from the grant of the permit.
+    /// How long each step of a recovery may take, from the grant of the permit.
     pub recovery_event_timeout: Duration,
     /// What is done about streams with two authors.
     pub replay_filter: ReplayFilterSettings,
     /// Commands that may wait for one entity.
     pub stash_capacity: usize,
-    /// First and longest back-off after a failure, and its random share.
-    pub backoff_min: Duration,
-    /// See `backoff_min`.
-    pub backoff_max: Duration,
-    /// See `backoff_min`.
-    pub backoff_random_factor: f64,
-    /// A snapshot after every so many events; 0 for none.
-    pub snapshot_every: u64,
-    /// Snapshots kept.
-    pub snapshot_keep: u64,
-    /// How long an append may be undecided.
-    pub append_timeout: Duration,
-    /// An entity without a command for so long leaves memory.
+    /// How long an entity stays down after it failed for a reason of its own.
+    pub backoff: BackoffSettings,
+    /// When snapshots are taken, and how many are kept.
+    pub retention: RetentionSettings,
+    /// An entity without a request for so long leaves memory.
     pub idle_timeout: Duration,
     /// Entities of the node in memory; beyond it the least recently used leave.
     pub active_entity_limit: usize,
     /// Largest event, reply and state, in bytes.
     pub max_payload: usize,
-    /// Requests waiting for a worker.
+    /// Requests waiting for one worker.
     pub queue_capacity: usize,
+    /// Seeds writer uuids and back-off; `None` draws from the operating system.
+    pub seed: Option<u64>,
 }
 
 impl Default for EngineSettings {
@@ -55,16 +66,13 @@ impl Default for EngineSettings {
             recovery_event_timeout: Duration::from_secs(30),
             replay_filter: ReplayFilterSettings::default(),
             stash_capacity: 4096,
-            backoff_min: Duration::from_secs(3),
-            backoff_max: Duration::from_secs(30),
-            backoff_random_factor: 0.2,
-            snapshot_every: 100,
-            snapshot_keep: 2,
-            append_timeout: Duration::from_secs(10),
+            backoff: BackoffSettings::default(),
+            retention: RetentionSettings::default(),
             idle_timeout: Duration::from_secs(120),
             active_entity_limit: 100_000,
             max_payload: 1024 * 1024,
             queue_capacity: 20_000,
+            seed: None,
         }
     }
 }
@@ -74,7 +82,7 @@ impl Default for EngineSettings {
 pub struct EntityDescription {
     /// Where it is in its life.
     pub state: EntityState,
-    /// Its number, as far as known in memory; 0 while passive.
+    /// Its highest stored number, as far as known in memory; 0 while passive.
     pub sequence_nr: SequenceNr,
     /// Commands that wait.
     pub queued: usize,
@@ -97,57 +105,162 @@ pub enum EntityState {
     BackingOff,
 }
 
+/// What the workers of an engine share.
+pub(crate) struct Shared {
+    pub(crate) types: EntityTypes,
+    pub(crate) settings: Arc<EngineSettings>,
+    pub(crate) session: SessionUuid,
+    pub(crate) storage: Storage,
+    pub(crate) residency: Residency,
+    pub(crate) commit: GroupCommit,
+    pub(crate) recoveries: RecoveryDriver,
+    pub(crate) snapshots: SnapshotWriter,
+    workers: Arc<[WorkerHandle]>,
+    fenced: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(crate) fn workers(&self) -> &[WorkerHandle] {
+        &self.workers
+    }
+
+    /// The journal refuses this session's writes.
+    pub(crate) fn report_fenced(&self) {
+        self.fenced.send_replace(true);
+    }
+}
+
 /// The engine's handle; cheap to clone.
 #[derive(Clone)]
-pub struct EntityEngine {}
+pub struct EntityEngine {
+    shared: Arc<Shared>,
+    tasks: Arc<Mutex<EngineTasks>>,
+}
+
+#[derive(Default)]
+struct EngineTasks {
+    workers: JoinSet<()>,
+    /// Lanes and the recovery driver; needed until the last worker has ended.
+    services: JoinSet<()>,
+}
 
 impl EntityEngine {
     /// Starts workers, journal lanes and the recovery driver. Needs a tokio
     /// runtime. `session` must have been begun with the storage's registry, so
-    /// that earlier sessions of this node are fenced.
+    /// that earlier sessions of this node are fenced (I-2).
     #[must_use]
     pub fn start(
-        _types: EntityTypes,
-        _storage: Storage,
-        _session: SessionUuid,
-        _settings: EngineSettings,
+        types: EntityTypes,
+        storage: Storage,
+        session: SessionUuid,
+        settings: EngineSettings,
     ) -> Self {
-        Self {}
+        let settings = Arc::new(settings);
+        let count = settings.workers.max(1);
+        let (workers, queues): (Vec<_>, Vec<_>) = (0..count)
+            .map(|_| WorkerHandle::new(settings.queue_capacity.max(1)))
+            .unzip();
+        let workers: Arc<[WorkerHandle]> = workers.into();
+        let mut tasks = EngineTasks::default();
+        let commit = GroupCommit::new(storage.journal.lanes());
+        commit.start(&storage.journal, session, &workers, &mut tasks.services);
+        let recoveries = RecoveryDriver::start(&storage, &settings, &mut tasks.services);
+        let snapshots = SnapshotWriter::new(&storage);
+        let shared = Arc::new(Shared {
+            types,
+            session,
+            storage,
+            residency: Residency::new(settings.active_entity_limit, count),
+            commit,
+            recoveries,
+            snapshots,
+            workers,
+            fenced: watch::Sender::new(false),
+            settings: Arc::clone(&settings),
+        });
+        for (number, queues) in queues.into_iter().enumerate() {
+            let random = match settings.seed {
+                Some(seed) => StdRng::seed_from_u64(seed.wrapping_add(number as u64)),
+                None => StdRng::from_os_rng(),
+            };
+            let worker = Worker::new(number, Arc::clone(&shared), random);
+            tasks.workers.spawn(worker.run(queues));
+        }
+        Self {
+            shared,
+            tasks: Arc::new(Mutex::new(tasks)),
+        }
     }
 
-    /// Hands a request to its entity. Never waits; always answers.
+    /// Hands a request to its entity. Never waits; always answers (I-8).
     pub fn deliver(&self, envelope: Envelope) {
-        let error = CommandError::ShardUnavailable {
-            shard: envelope.shard.0,
-        };
-        envelope.reply_to.answer(Err(error));
+        self.worker(envelope.shard).deliver(envelope);
     }
 
     /// The state at a past number, computed from snapshot and events without
-    /// touching the live entity.
-    pub async fn state_at(&self, _persistence_id: &PersistenceId, _nr: SequenceNr) -> Answer {
-        Err(CommandError::ShardUnavailable { shard: 0 })
+    /// touching the live entity. Not bounded by recovery permits: the caller
+    /// bounds how many it asks for at once.
+    ///
+    /// # Errors
+    /// [`SequenceNrBeyondStream`](crate::command_error::CommandError::SequenceNrBeyondStream),
+    /// [`HistoryDeleted`](crate::command_error::CommandError::HistoryDeleted), and those of a
+    /// recovery.
+    pub async fn state_at(&self, persistence_id: &PersistenceId, nr: SequenceNr) -> Answer {
+        past_state::state_at(&self.shared, persistence_id, nr).await
     }
 
     /// What an entity is doing.
-    pub async fn describe(&self, _shard: ShardNr, _persistence_id: &PersistenceId) -> EntityDescription {
-        EntityDescription {
+    pub async fn describe(
+        &self,
+        shard: ShardNr,
+        persistence_id: &PersistenceId,
+    ) -> EntityDescription {
+        let described = self.worker(shard).describe(persistence_id.clone()).await;
+        described.unwrap_or(EntityDescription {
             state: EntityState::Passive,
             sequence_nr: SequenceNr::ZERO,
             queued: 0,
             waiting_for: "",
-        }
+        })
     }
 
     /// Asks an entity to leave memory; returns when it has, or was not there.
-    pub async fn passivate(&self, _shard: ShardNr, _persistence_id: &PersistenceId) {}
+    /// Commands that arrive meanwhile are kept and bring it back.
+    pub async fn passivate(&self, shard: ShardNr, persistence_id: &PersistenceId) {
+        self.worker(shard).passivate(persistence_id.clone()).await;
+    }
 
     /// Entities in memory.
     #[must_use]
     pub fn live_entities(&self) -> usize {
-        0
+        self.shared.residency.live()
     }
 
-    /// Finishes what is accepted, refuses what is new, ends all tasks.
-    pub async fn stop(&self) {}
+    /// Returns when the journal has refused a write because this node's session
+    /// is fenced: another process has taken its place, and this one must stop or
+    /// rejoin with a new session. Safe to cancel.
+    pub async fn fenced(&self) {
+        let mut fenced = self.shared.fenced.subscribe();
+        // The sender lives as long as `self`.
+        let _ = fenced.wait_for(|&fenced| fenced).await;
+    }
+
+    /// Finishes what is accepted, refuses what is new with SHARD_UNAVAILABLE, and
+    /// returns when all is answered and no task is left.
+    pub async fn stop(&self) {
+        for worker in self.shared.workers() {
+            worker.stop();
+        }
+        let mut tasks = {
+            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *tasks)
+        };
+        while tasks.workers.join_next().await.is_some() {}
+        tasks.services.shutdown().await;
+    }
+
+    fn worker(&self, shard: ShardNr) -> &WorkerHandle {
+        let workers = self.shared.workers();
+        &workers[shard.0 as usize % workers.len()]
+    }
 }

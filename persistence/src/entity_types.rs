@@ -1,9 +1,16 @@
-//! The entity types a node can run.
+//! The entity types a node can run, by name.
+//!
+//! Filled once when a node is built, then shared by all workers. Next:
+//! `event_sourced.rs`, what a user registers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::behavior::Behavior;
+use crate::codec::Codec;
 use crate::event_sourced::EventSourced;
+use crate::event_sourced::behavior::EventSourcedBehavior;
+use crate::payload::CodecId;
 use crate::persistence_id::{InvalidPersistenceId, check_entity_type};
 
 /// The entity types a node can run, by name.
@@ -24,10 +31,26 @@ pub enum RegistrationError {
 }
 
 /// Makes incarnations of one entity type.
-pub(crate) trait EntityFactory: Send + Sync + 'static {}
+pub(crate) trait EntityFactory: Send + Sync + 'static {
+    /// A fresh incarnation in its initial state. Events, replies and states larger
+    /// than `max_payload` bytes are refused.
+    fn incarnate(&self, max_payload: usize) -> Box<dyn Behavior>;
 
-struct Factory<E>(#[allow(dead_code)] E);
-impl<E: EventSourced> EntityFactory for Factory<E> {}
+    /// What commands are encoded with.
+    fn command_codec(&self) -> CodecId;
+}
+
+struct EventSourcedFactory<E>(Arc<E>);
+
+impl<E: EventSourced> EntityFactory for EventSourcedFactory<E> {
+    fn incarnate(&self, max_payload: usize) -> Box<dyn Behavior> {
+        Box::new(EventSourcedBehavior::new(Arc::clone(&self.0), max_payload))
+    }
+
+    fn command_codec(&self) -> CodecId {
+        <E::Codec as Codec<E::Command>>::ID
+    }
+}
 
 impl EntityTypes {
     /// No types.
@@ -45,12 +68,23 @@ impl EntityTypes {
         if self.types.contains_key(E::ENTITY_TYPE) {
             return Err(RegistrationError::Twice(E::ENTITY_TYPE));
         }
-        self.types.insert(E::ENTITY_TYPE, Arc::new(Factory(definition)));
+        let factory = EventSourcedFactory(Arc::new(definition));
+        self.types.insert(E::ENTITY_TYPE, Arc::new(factory));
         Ok(())
     }
 
     /// The names, in order.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.types.keys().copied()
+    }
+
+    /// What commands of a type are encoded with; `None` for an unknown type.
+    #[must_use]
+    pub fn command_codec(&self, entity_type: &str) -> Option<CodecId> {
+        self.get(entity_type).map(|factory| factory.command_codec())
+    }
+
+    pub(crate) fn get(&self, entity_type: &str) -> Option<&Arc<dyn EntityFactory>> {
+        self.types.get(entity_type)
     }
 }

@@ -8,6 +8,8 @@
 use crate::codec::Codec;
 use crate::effect::Effect;
 
+pub(crate) mod behavior;
+
 /// An event-sourced entity type.
 ///
 /// The value itself is the type's definition: one for all its entities, shared.
@@ -26,10 +28,7 @@ pub trait EventSourced: Sized + Send + Sync + 'static {
     /// What it answers.
     type Reply;
     /// How all four become bytes; usually [`Json`](crate::codec::Json).
-    type Codec: Codec<Self::State>
-        + Codec<Self::Command>
-        + Codec<Self::Event>
-        + Codec<Self::Reply>;
+    type Codec: Codec<Self::State> + Codec<Self::Command> + Codec<Self::Event> + Codec<Self::Reply>;
 
     /// Decides what a command leads to. Must not block.
     fn handle(&self, state: &Self::State, command: Self::Command) -> Effect<Self>;

@@ -1,5 +1,23 @@
 //! The entity engine of Perennial and its storage.
+//!
+//! An *entity* is a small event-sourced actor with an id. This crate keeps the
+//! ones in use in memory, recovers the others from a journal on demand, and
+//! stores what they decide. It knows nothing of clusters, nodes or gRPC: shards
+//! are opaque numbers here.
+//!
+//! Where to read:
+//!
+//! * Writing an entity: [`event_sourced`], [`effect`], [`codec`].
+//! * The way of a command: [`command`] (what is sent), [`engine`] (who takes it),
+//!   `runtime/worker.rs` and `runtime/cell.rs` (who handles it),
+//!   `runtime/group_commit.rs` and [`journal`] (who stores it).
+//! * Decisions without I/O: [`persisting`], [`replay_filter`], [`retention`],
+//!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
+//!   [`command_id_cache`].
+//! * Storage: [`journal`], [`snapshot_store`], [`registry`], together a [`storage`].
+
 pub mod backoff;
+mod behavior;
 pub mod circuit_breaker;
 pub mod codec;
 pub mod command;
@@ -13,10 +31,12 @@ pub mod idle_order;
 pub mod journal;
 pub mod payload;
 pub mod persistence_id;
+pub mod persisting;
 pub mod recovery_permits;
 pub mod registry;
 pub mod replay_filter;
 pub mod retention;
+mod runtime;
 pub mod sequence_nr;
 pub mod snapshot_store;
 pub mod storage;

@@ -27,7 +27,9 @@ pub struct PersistenceId {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPersistenceId {
     /// The type is empty, too long, or has a character outside `a-z0-9_-`.
-    #[error("entity type {entity_type:?} is invalid: use 1 to 64 of the characters a-z, 0-9, '_' and '-'")]
+    #[error(
+        "entity type {entity_type:?} is invalid: use 1 to 64 of the characters a-z, 0-9, '_' and '-'"
+    )]
     EntityType {
         /// What was given, cut to a printable length.
         entity_type: String,
@@ -42,7 +44,9 @@ pub enum InvalidPersistenceId {
         len: usize,
     },
     /// The id has a control character or the separator `|`.
-    #[error("the entity id contains {character:?}, which is not allowed: leave out control characters and '|'")]
+    #[error(
+        "the entity id contains {character:?}, which is not allowed: leave out control characters and '|'"
+    )]
     EntityIdCharacter {
         /// The first such character.
         character: char,
@@ -154,13 +158,17 @@ impl fmt::Debug for PersistenceId {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn type_and_id_come_back() {
         let id = PersistenceId::new("air-port_1", "São Paulo").unwrap();
-        assert_eq!((id.entity_type(), id.entity_id()), ("air-port_1", "São Paulo"));
+        assert_eq!(
+            (id.entity_type(), id.entity_id()),
+            ("air-port_1", "São Paulo")
+        );
         assert_eq!(PersistenceId::parse(id.as_str()).unwrap(), id);
     }
 

@@ -19,7 +19,11 @@ impl SequenceNr {
     /// Clamps to [`SequenceNr::MAX`]: a larger bound means the same as "no bound".
     #[must_use]
     pub const fn new(nr: u64) -> Self {
-        if nr > Self::MAX.0 { Self::MAX } else { Self(nr) }
+        if nr > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Self(nr)
+        }
     }
 
     /// The number as stored; negative numbers, which no journal holds, become 0.

@@ -1,3 +1,8 @@
 //! Which node owns which shard of Perennial's entities, and how commands find it.
+//!
+//! Entities are grouped in a fixed number of shards ([`shard_id`]); a shard is
+//! what moves between nodes. The [`region`] is the door: every command of a node
+//! goes through it. This crate knows neither gRPC nor SQL.
+
 pub mod region;
 pub mod shard_id;

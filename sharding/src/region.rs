@@ -1,4 +1,10 @@
 //! The shard region: finds an entity's home and hands requests to it.
+//!
+//! Every request of a node enters here, wherever it comes from. The region turns
+//! the entity's name into a shard and the shard into a home. In a cluster of one
+//! every shard lives on this node, under one epoch. It knows nothing of gRPC nor
+//! of what entities do. Next: `engine.rs` of the persistence crate, which takes
+//! the request to the entity.
 
 use std::time::Instant;
 
@@ -10,6 +16,9 @@ use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::writer::{Epoch, ShardNr};
 
 use crate::shard_id::shard_of;
+
+/// The epoch of every shard of a cluster of one: nothing ever moves.
+const ONLY_EPOCH: Epoch = Epoch(1);
 
 /// The shard region of a node; cheap to clone.
 #[derive(Clone)]
@@ -51,29 +60,30 @@ impl Region {
         self.engine.deliver(Envelope {
             persistence_id,
             shard,
-            epoch: Epoch(1),
+            epoch: ONLY_EPOCH,
             request,
             deadline,
             reply_to,
         });
     }
 
-    /// Sends a request and waits for the answer, at most until the deadline.
+    /// Sends a request and waits for the answer. The deadline is checked before the
+    /// entity handles the request; waiting no longer than that is the caller's
+    /// business. Dropping the future does not take the request back.
     pub async fn ask(
         &self,
         persistence_id: PersistenceId,
         request: Request,
         deadline: Option<Instant>,
     ) -> Answer {
-        let shard = shard_of(&persistence_id, self.number_of_shards);
         let (reply_to, answer) = ReplyTo::ask();
         self.deliver(persistence_id, request, deadline, reply_to);
-        answer
-            .await
-            .unwrap_or(Err(CommandError::ShardUnavailable { shard: shard.0 }))
+        // Dropped without an answer means that whoever had it broke down, at a
+        // point that is not known.
+        answer.await.unwrap_or(Err(CommandError::OwnerLost))
     }
 
-    /// The state at a past number.
+    /// The state at a past number; see [`EntityEngine::state_at`].
     pub async fn state_at(&self, persistence_id: &PersistenceId, nr: SequenceNr) -> Answer {
         self.engine.state_at(persistence_id, nr).await
     }
@@ -83,12 +93,12 @@ impl Region {
         let shard = shard_of(persistence_id, self.number_of_shards);
         EntityPlacement {
             shard,
-            epoch: Epoch(1),
+            epoch: ONLY_EPOCH,
             entity: self.engine.describe(shard, persistence_id).await,
         }
     }
 
-    /// Takes an entity out of memory.
+    /// Takes an entity out of memory; returns when it has left or was not there.
     pub async fn passivate(&self, persistence_id: &PersistenceId) {
         let shard = shard_of(persistence_id, self.number_of_shards);
         self.engine.passivate(shard, persistence_id).await;

@@ -235,6 +235,7 @@ impl Journal for MemoryJournal {
 
     async fn append(&self, session: SessionUuid, _lane: usize, batch: &[Append]) -> Vec<Appended> {
         self.apply_late();
+        self.storage.faults().count_append();
         let arranged: Vec<Arranged> = batch.iter().map(|append| self.arrange(append)).collect();
         let delay = arranged
             .iter()

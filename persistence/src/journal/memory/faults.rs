@@ -16,6 +16,9 @@ use crate::sequence_nr::SequenceNr;
 /// What can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
+    /// One call of [`crate::journal::Journal::append`], whatever it holds; only
+    /// counted.
+    Append,
     /// One atomic write of an append.
     Write,
     /// [`crate::journal::Journal::read_events`].
@@ -105,6 +108,10 @@ impl Faults {
     #[must_use]
     pub fn count(&self, operation: Operation) -> u64 {
         self.plan().counts.get(&operation).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn count_append(&self) {
+        self.next(Operation::Append);
     }
 
     /// Counts a write and says what goes wrong with it.

@@ -1,0 +1,235 @@
+//! Runs an [`EventSourced`] entity: decode, handle, encode, apply.
+//!
+//! The order is the point. Events are encoded before anything changes, so that
+//! one that cannot be encoded is refused without a trace; the reply is made from
+//! the tentative state, so that it can be stored with the events (I-8). Panics
+//! of the user's code stop here.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::behavior::{Behavior, Handled};
+use crate::codec::{Codec, CodecError};
+use crate::command_error::{Applied, CommandError};
+use crate::effect::{Decision, Effect, Events, ReplyWith};
+use crate::event_sourced::EventSourced;
+use crate::journal::{NewEvent, StoredEvent};
+use crate::payload::{CodecId, Payload};
+
+/// One incarnation of an event-sourced entity.
+pub(crate) struct EventSourcedBehavior<E: EventSourced> {
+    definition: Arc<E>,
+    state: E::State,
+    /// Largest event, reply and state in bytes.
+    max_payload: usize,
+}
+
+impl<E: EventSourced> EventSourcedBehavior<E> {
+    pub(crate) fn new(definition: Arc<E>, max_payload: usize) -> Self {
+        Self {
+            definition,
+            state: E::State::default(),
+            max_payload,
+        }
+    }
+
+    fn encode_event(&self, event: &E::Event) -> Result<NewEvent, CommandError> {
+        let bytes = <E::Codec as Codec<E::Event>>::encode(event).map_err(|error| {
+            CommandError::PersistRejected {
+                message: error.message,
+            }
+        })?;
+        self.check_len("an event", &bytes)?;
+        Ok(NewEvent {
+            payload: Payload {
+                codec: <E::Codec as Codec<E::Event>>::ID,
+                manifest: Cow::Borrowed(E::event_manifest(event)),
+                bytes,
+            },
+            tags: Vec::new(),
+        })
+    }
+
+    fn check_len(&self, what: &'static str, bytes: &Bytes) -> Result<(), CommandError> {
+        if bytes.len() > self.max_payload {
+            return Err(CommandError::PayloadTooLarge {
+                what,
+                len: bytes.len(),
+                limit: self.max_payload,
+            });
+        }
+        Ok(())
+    }
+
+    /// Encodes the reply. Events, if any, are applied already, so an error here
+    /// leaves a state that is not to be trusted.
+    fn make_reply(&self, reply: Option<ReplyWith<E>>) -> Result<Payload, CommandError> {
+        let bytes = match reply {
+            None => Bytes::new(),
+            Some(make_reply) => {
+                let reply = guard(|| make_reply(&self.state))?;
+                <E::Codec as Codec<E::Reply>>::encode(&reply).map_err(|error| {
+                    CommandError::Panicked {
+                        message: format!("its reply cannot be encoded: {error}"),
+                        applied: Applied::No,
+                    }
+                })?
+            }
+        };
+        self.check_len("the reply", &bytes)?;
+        Ok(Payload {
+            codec: <E::Codec as Codec<E::Reply>>::ID,
+            manifest: Cow::Borrowed(""),
+            bytes,
+        })
+    }
+
+    fn accept(
+        &mut self,
+        events: Events<E::Event>,
+        reply: Option<ReplyWith<E>>,
+        then_snapshot: bool,
+        then_stop: bool,
+    ) -> Handled {
+        let events: Vec<E::Event> = match events {
+            Events::None => Vec::new(),
+            Events::One(event) => vec![event],
+            Events::Many(events) => events,
+        };
+        let encoded = events
+            .iter()
+            .map(|event| self.encode_event(event))
+            .collect::<Result<Vec<_>, _>>();
+        let encoded = match encoded {
+            Ok(encoded) => encoded,
+            Err(error) => return Handled::Refused(error),
+        };
+        let applied = guard(|| {
+            for event in events {
+                self.definition.apply(&mut self.state, event);
+            }
+        });
+        match applied.and_then(|()| self.make_reply(reply)) {
+            Ok(reply) => Handled::Accepted {
+                events: encoded,
+                reply,
+                then_snapshot,
+                then_stop,
+            },
+            Err(error) if encoded.is_empty() => Handled::Refused(error),
+            Err(error) => Handled::Broken(error),
+        }
+    }
+}
+
+impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
+    fn offer_snapshot(&mut self, snapshot: &Payload) -> Result<(), CodecError> {
+        check_codec::<E, E::State>(snapshot.codec)?;
+        self.state = decode_guarded::<E, E::State>(&snapshot.bytes)?;
+        Ok(())
+    }
+
+    fn replay(&mut self, event: &StoredEvent) -> Result<(), CodecError> {
+        check_codec::<E, E::Event>(event.payload.codec)?;
+        let decoded = decode_guarded::<E, E::Event>(&event.payload.bytes)?;
+        guard(|| self.definition.apply(&mut self.state, decoded)).map_err(|error| CodecError {
+            message: format!("applying the event failed: {error}"),
+        })
+    }
+
+    fn handle(&mut self, command: &Payload) -> Handled {
+        let invalid = |error: CodecError| {
+            Handled::Refused(CommandError::PayloadInvalid {
+                entity_type: E::ENTITY_TYPE.to_owned(),
+                message: error.message,
+            })
+        };
+        if let Err(error) = check_codec::<E, E::Command>(command.codec) {
+            return invalid(error);
+        }
+        let command = match decode_guarded::<E, E::Command>(&command.bytes) {
+            Ok(command) => command,
+            Err(error) => return invalid(error),
+        };
+        let effect = match guard(|| self.definition.handle(&self.state, command)) {
+            Ok(effect) => effect,
+            // Nothing was applied, but what the handler did to itself before it
+            // panicked is not known: start afresh from the journal.
+            Err(error) => return Handled::Broken(error),
+        };
+        let Effect {
+            decision,
+            then_snapshot,
+            then_stop,
+        } = effect;
+        match decision {
+            Decision::Proceed { events, reply } => {
+                self.accept(events, reply, then_snapshot, then_stop)
+            }
+            Decision::Reject { reason, message } => {
+                Handled::Refused(CommandError::Rejected { reason, message })
+            }
+            Decision::Unhandled => Handled::Refused(CommandError::Unhandled {
+                entity_type: E::ENTITY_TYPE.to_owned(),
+            }),
+        }
+    }
+
+    fn encode_state(&self) -> Result<Payload, CodecError> {
+        Ok(Payload {
+            codec: <E::Codec as Codec<E::State>>::ID,
+            manifest: Cow::Borrowed(""),
+            bytes: guard(|| <E::Codec as Codec<E::State>>::encode(&self.state)).map_err(
+                |error| CodecError {
+                    message: error.to_string(),
+                },
+            )??,
+        })
+    }
+}
+
+fn check_codec<E: EventSourced, T>(codec: CodecId) -> Result<(), CodecError>
+where
+    E::Codec: Codec<T>,
+{
+    let own = <E::Codec as Codec<T>>::ID;
+    if codec == own {
+        return Ok(());
+    }
+    Err(CodecError {
+        message: format!(
+            "entity type {:?} uses codec {own}, the bytes are of codec {codec}",
+            E::ENTITY_TYPE
+        ),
+    })
+}
+
+fn decode_guarded<E: EventSourced, T>(bytes: &[u8]) -> Result<T, CodecError>
+where
+    E::Codec: Codec<T>,
+{
+    guard(|| <E::Codec as Codec<T>>::decode(bytes)).map_err(|error| CodecError {
+        message: error.to_string(),
+    })?
+}
+
+/// Runs the user's code; a panic becomes an error. What the closure left behind
+/// is thrown away by every caller, so unwind safety needs no proof by types.
+fn guard<T>(run: impl FnOnce() -> T) -> Result<T, CommandError> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| CommandError::Panicked {
+        message: panic_message(&*panic).to_owned(),
+        applied: Applied::No,
+    })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,12 @@
+//! The thin runtimes around the engine's decisions: tasks that own cells, lanes
+//! that feed the journal, a driver that recovers.
+//!
+//! A command's way: `worker.rs` receives it and finds its cell, `cell.rs`
+//! handles it, `group_commit.rs` stores what came of it, `cell.rs` answers.
+
+pub(crate) mod cell;
+pub(crate) mod group_commit;
+pub(crate) mod recovery_driver;
+pub(crate) mod residency;
+pub(crate) mod snapshot_writer;
+pub(crate) mod worker;

@@ -1,0 +1,312 @@
+//! One entity in memory: its state, what waits for it, and what it waits for.
+//!
+//! A cell is a value, not a task. It is told what happened (a command came, a
+//! page of its recovery, the outcome of its append) and answers with actions for
+//! its worker to perform and with the [`Next`] the worker should make of it. It
+//! does no I/O and reads no clock.
+//!
+//! Commands are handled in *rounds*: as many as wait are handled one after
+//! another on the tentative state, their events go out as separate atomic writes
+//! of one append, and nothing computed in a round is answered before everything
+//! it was computed from is stored (I-4, I-12). While the append is out, commands
+//! wait in the stash.
+//!
+//! Parts: `cell/recovering.rs`, `cell/round.rs`, `cell/settling.rs` (in the order
+//! of life). Next: `worker.rs`, which owns cells.
+
+mod recovering;
+mod round;
+mod settling;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use crate::behavior::Behavior;
+use crate::command::{Answer, CommandId, Envelope, ReplyTo, Request};
+use crate::command_error::CommandError;
+use crate::command_id_cache::CommandIdCache;
+use crate::engine::{EngineSettings, EntityDescription, EntityState};
+use crate::entity_types::EntityFactory;
+use crate::journal::{Append, AtomicWrite, StoredCommand};
+use crate::payload::Payload;
+use crate::persistence_id::PersistenceId;
+use crate::persisting::Persisting;
+use crate::retention::{Deletion, Retention};
+use crate::sequence_nr::SequenceNr;
+use crate::writer::{Epoch, ShardNr, WriterUuid};
+
+pub(crate) use recovering::{PageVerdict, RecoveryPage};
+
+/// One entity in memory.
+pub(crate) struct Cell {
+    pub(crate) persistence_id: PersistenceId,
+    pub(crate) shard: ShardNr,
+    pub(crate) epoch: Epoch,
+    /// Distinguishes answers meant for an earlier incarnation in the same slot.
+    pub(crate) incarnation: u64,
+    factory: Arc<dyn EntityFactory>,
+    behavior: Box<dyn Behavior>,
+    writer: WriterUuid,
+    stage: Stage,
+    /// Of the tentative state: the last event handled.
+    sequence_nr: SequenceNr,
+    /// The last event stored.
+    stored_nr: SequenceNr,
+    /// Of the snapshot recovered from.
+    snapshot_nr: SequenceNr,
+    command_ids: CommandIdCache,
+    /// A repeated command id was met lately: ask the index before handling rather
+    /// than have the append find the next one.
+    retries_likely: bool,
+    stop_requested: bool,
+    retention: Retention,
+    /// Allocated while there is work.
+    work: Option<Box<Work>>,
+}
+
+/// What a cell is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// A permit, its snapshot and its events.
+    Recovering,
+    /// The next command.
+    Ready,
+    /// The index's word on command ids.
+    LookingUp,
+    /// The outcome of its append.
+    Storing,
+}
+
+/// What exists only while a cell has something to do.
+#[derive(Default)]
+struct Work {
+    /// Commands not yet handled, in order of arrival.
+    stash: VecDeque<Queued>,
+    /// Writes that are out and answers that wait for them.
+    persisting: Persisting<AtomicWrite, Held>,
+    /// Set when the state is not to be trusted any more; the entity stops when
+    /// what was handled before is settled.
+    broken: Option<String>,
+    /// Told, by being dropped, when the entity has left memory.
+    leave_waiters: Vec<oneshot::Sender<()>>,
+}
+
+/// A request that waits to be handled.
+pub(super) struct Queued {
+    request: Request,
+    deadline: Option<Instant>,
+    reply_to: ReplyTo,
+    index: Index,
+}
+
+/// What the journal's index said of a request's command id.
+enum Index {
+    NotAsked,
+    /// Not there when the stream was at this number.
+    NotStored {
+        asked_at: SequenceNr,
+    },
+    Stored(StoredCommand),
+}
+
+/// An answer that waits for the commit of what it was computed from.
+struct Held {
+    queued: Queued,
+    answer: Answer,
+    /// Whether the request stored events itself.
+    wrote: bool,
+    /// The last event of the tentative state it was computed from.
+    sequence_nr: SequenceNr,
+    snapshot: Option<Payload>,
+    then_stop: bool,
+}
+
+/// What a cell wants done.
+pub(crate) enum Action {
+    Recover,
+    Append(Append),
+    FindCommands(Vec<CommandId>),
+    SaveSnapshot {
+        sequence_nr: SequenceNr,
+        payload: Payload,
+    },
+    Delete(Deletion),
+}
+
+/// What the worker should make of a cell after it was told something.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It waits for an answer to one of its actions.
+    Wait,
+    /// It has more to do and gave way to others.
+    Again,
+    /// It has nothing to do.
+    Idle,
+    /// It leaves memory; nothing is lost.
+    Leave,
+    /// It leaves memory because it failed.
+    Failed { failure: Failure, message: String },
+    /// The journal refuses this node's writes for its shard.
+    Fenced,
+}
+
+/// How a cell failed, by which the worker decides what its next start waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Its past is damaged, or its code cannot fold it.
+    Recovery,
+    /// Its code failed on a command.
+    Handling,
+    /// The journal failed; everything that waited is answered.
+    Journal,
+}
+
+/// What a cell may look at and write to while it runs.
+pub(crate) struct CellContext<'a> {
+    pub(crate) now: Instant,
+    pub(crate) settings: &'a EngineSettings,
+    pub(crate) actions: &'a mut Vec<Action>,
+}
+
+impl Cell {
+    /// A cell that begins to recover; `Action::Recover` is asked for at once.
+    pub(crate) fn start(
+        envelope: &Envelope,
+        factory: &Arc<dyn EntityFactory>,
+        incarnation: u64,
+        writer: WriterUuid,
+        cx: &mut CellContext<'_>,
+    ) -> Self {
+        cx.actions.push(Action::Recover);
+        Self {
+            persistence_id: envelope.persistence_id.clone(),
+            shard: envelope.shard,
+            epoch: envelope.epoch,
+            incarnation,
+            factory: Arc::clone(factory),
+            behavior: factory.incarnate(cx.settings.max_payload),
+            writer,
+            stage: Stage::Recovering,
+            sequence_nr: SequenceNr::ZERO,
+            stored_nr: SequenceNr::ZERO,
+            snapshot_nr: SequenceNr::ZERO,
+            command_ids: CommandIdCache::default(),
+            retries_likely: false,
+            stop_requested: false,
+            retention: Retention::new(cx.settings.retention),
+            work: None,
+        }
+    }
+
+    /// Takes a request in. It is handled by [`Cell::run`], or answered here with
+    /// STASH_FULL. Returns whether the cell wants to run.
+    pub(crate) fn accept(&mut self, envelope: Envelope, settings: &EngineSettings) -> bool {
+        let work = self.work.get_or_insert_default();
+        if work.stash.len() >= settings.stash_capacity {
+            metrics::counter!("perennial_stash_overflows_total").increment(1);
+            envelope.reply_to.answer(Err(CommandError::StashFull {
+                capacity: settings.stash_capacity,
+            }));
+            return false;
+        }
+        work.stash.push_back(Queued {
+            request: envelope.request,
+            deadline: envelope.deadline,
+            reply_to: envelope.reply_to,
+            index: Index::NotAsked,
+        });
+        self.stage == Stage::Ready
+    }
+
+    /// Asks the cell to leave memory when what it has handled is stored; what
+    /// waits in its stash starts the next incarnation. `left` is told, by being
+    /// dropped, when it has. Returns whether the cell wants to run.
+    pub(crate) fn request_stop(&mut self, left: oneshot::Sender<()>) -> bool {
+        self.stop_requested = true;
+        self.work.get_or_insert_default().leave_waiters.push(left);
+        self.stage == Stage::Ready
+    }
+
+    /// A snapshot is saved, or will not be.
+    pub(crate) fn snapshot_settled(
+        &mut self,
+        sequence_nr: SequenceNr,
+        saved: bool,
+        cx: &mut CellContext<'_>,
+    ) {
+        if saved {
+            let deletion = self.retention.snapshot_saved(sequence_nr);
+            cx.actions.extend(deletion.map(Action::Delete));
+        } else {
+            self.retention.snapshot_failed();
+        }
+    }
+
+    /// What a snapshot made superfluous is deleted, or could not be.
+    pub(crate) fn deletion_settled(&mut self, deleted: bool, cx: &mut CellContext<'_>) {
+        if deleted {
+            cx.actions
+                .extend(self.retention.deleted().map(Action::Delete));
+        } else {
+            self.retention.delete_failed();
+        }
+    }
+
+    pub(crate) fn is_recovering(&self) -> bool {
+        self.stage == Stage::Recovering
+    }
+
+    /// Commands waiting.
+    pub(crate) fn queued(&self) -> usize {
+        self.work.as_ref().map_or(0, |work| work.stash.len())
+    }
+
+    pub(crate) fn describe(&self) -> EntityDescription {
+        EntityDescription {
+            state: match self.stage {
+                Stage::Recovering => EntityState::Recovering,
+                _ if self.stop_requested => EntityState::Passivating,
+                _ => EntityState::Live,
+            },
+            sequence_nr: self.stored_nr,
+            queued: self.queued(),
+            waiting_for: match self.stage {
+                Stage::Recovering => "a recovery permit, or its snapshot and events",
+                Stage::Ready => "",
+                Stage::LookingUp => "the journal's index of command ids",
+                Stage::Storing => "the journal, to store its events",
+            },
+        }
+    }
+
+    /// Starts over from the journal with what is in the stash, or leaves when
+    /// nothing is.
+    fn restart(&mut self, cx: &mut CellContext<'_>) -> Next {
+        if self.queued() == 0 {
+            return Next::Leave;
+        }
+        self.behavior = self.factory.incarnate(cx.settings.max_payload);
+        self.stage = Stage::Recovering;
+        self.sequence_nr = SequenceNr::ZERO;
+        self.stored_nr = SequenceNr::ZERO;
+        self.snapshot_nr = SequenceNr::ZERO;
+        self.command_ids = CommandIdCache::default();
+        self.retention = Retention::new(cx.settings.retention);
+        self.stop_requested = false;
+        // The state has left memory, which is what they wait for: dropping tells.
+        self.work().leave_waiters.clear();
+        cx.actions.push(Action::Recover);
+        Next::Wait
+    }
+
+    /// Answers everything that waits with an error.
+    pub(crate) fn refuse_all(&mut self, error: &CommandError) {
+        let Some(work) = &mut self.work else { return };
+        for queued in work.stash.drain(..) {
+            queued.reply_to.answer(Err(error.clone()));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What happens when the journal has spoken: held answers go out, or the entity
+//! starts over.
+
+use std::time::Duration;
+
+use crate::command::{CommandId, Request};
+use crate::command_error::CommandError;
+use crate::journal::{AppendError, Appended, StoredCommand};
+use crate::writer::WriterUuid;
+
+use super::{Action, Cell, CellContext, Failure, Held, Index, Next, Queued, Stage};
+
+/// What clients are told to wait behind an append of unknown outcome.
+const RETRY_AFTER_UNKNOWN: Duration = Duration::from_millis(100);
+
+impl Cell {
+    /// The append that was out has an outcome.
+    pub(crate) fn appended(&mut self, outcome: Appended, cx: &mut CellContext<'_>) -> Next {
+        self.stage = Stage::Ready;
+        let stop = self.release_stored(outcome.stored_writes, cx);
+        let Some(failure) = outcome.failure else {
+            self.stop_requested |= stop;
+            return self.run(cx);
+        };
+        // The writes after the failing one were computed from a state that never
+        // came to be. What they belong to is either handled again, which nobody
+        // can notice because nothing of it was answered, or refused.
+        let unsettled = self.work().persisting.abort();
+        match failure {
+            AppendError::DuplicateCommand { stored, .. } => {
+                self.retries_likely = true;
+                self.settle_first(unsettled, |_| Index::Stored(stored));
+                self.restart(cx)
+            }
+            AppendError::Rejected { message } => {
+                let mut unsettled = unsettled.into_iter();
+                if let Some(refused) = unsettled.next() {
+                    let error = CommandError::PersistRejected { message };
+                    refused.queued.reply_to.answer(Err(error));
+                }
+                self.handle_again(unsettled.map(|held| held.queued));
+                self.restart(cx)
+            }
+            AppendError::Conflict {
+                first_sequence_nr,
+                writer,
+                ref other,
+                ..
+            } => {
+                tracing::warn!(entity = %self.persistence_id, %failure, "another author wrote this stream; recovering it again");
+                let error = CommandError::WriterConflict {
+                    sequence_nr: first_sequence_nr,
+                    ours: writer,
+                    theirs: other
+                        .as_ref()
+                        .map_or(WriterUuid(uuid::Uuid::nil()), |other| other.writer),
+                };
+                self.refuse_writes(unsettled, &error);
+                self.restart(cx)
+            }
+            AppendError::Unavailable { message } => {
+                let error = CommandError::JournalUnavailable { message };
+                for held in unsettled {
+                    held.queued.reply_to.answer(Err(error.clone()));
+                }
+                self.restart(cx)
+            }
+            AppendError::Unknown { message } => self.stop_undecided(unsettled, message),
+            AppendError::Fenced { .. } => {
+                tracing::warn!(entity = %self.persistence_id, %failure, "stopping");
+                let shard = self.shard.0;
+                let error = CommandError::ShardUnavailable { shard };
+                for held in unsettled {
+                    held.queued.reply_to.answer(Err(error.clone()));
+                }
+                self.refuse_all(&error);
+                Next::Fenced
+            }
+        }
+    }
+
+    /// The index was asked about the ids of requests at the head of the stash.
+    pub(crate) fn commands_found(
+        &mut self,
+        asked: &[CommandId],
+        found: Result<Vec<Option<StoredCommand>>, String>,
+        cx: &mut CellContext<'_>,
+    ) -> Next {
+        self.stage = Stage::Ready;
+        let found = match found {
+            Ok(found) => found,
+            Err(message) => {
+                // Without the index no retry can be told from a new command.
+                self.refuse_all(&CommandError::JournalUnavailable { message });
+                return self.run(cx);
+            }
+        };
+        self.retries_likely = found.iter().any(Option::is_some);
+        let asked_at = self.stored_nr;
+        let mut answers = asked.iter().zip(found);
+        for queued in &mut self.work().stash {
+            let Request::Command {
+                command_id: Some(command_id),
+                ..
+            } = &queued.request
+            else {
+                continue;
+            };
+            let Some((id, stored)) = answers.next() else {
+                break;
+            };
+            debug_assert_eq!(id, command_id, "the stash only grows at its end meanwhile");
+            queued.index = match stored {
+                Some(stored) => Index::Stored(stored),
+                None => Index::NotStored { asked_at },
+            };
+        }
+        self.run(cx)
+    }
+
+    /// Lets the answers out whose writes are stored. Returns whether one of them
+    /// asked the entity to stop.
+    fn release_stored(&mut self, writes: usize, cx: &mut CellContext<'_>) -> bool {
+        let mut stop = false;
+        let mut snapshot = None;
+        self.work().persisting.stored(writes);
+        while let Some(due) = self.work().persisting.next_due() {
+            let held = due.handler;
+            self.stored_nr = self.stored_nr.max(held.sequence_nr);
+            stop |= held.then_stop;
+            if let Some(payload) = held.snapshot {
+                snapshot = Some((held.sequence_nr, payload));
+            }
+            held.queued.reply_to.answer(held.answer);
+            self.work().persisting.finished(due.commands);
+        }
+        if let Some((sequence_nr, payload)) = snapshot {
+            cx.actions.push(Action::SaveSnapshot {
+                sequence_nr,
+                payload,
+            });
+        }
+        stop
+    }
+
+    /// Puts unsettled requests back at the head of the stash, the first with what
+    /// is now known of it.
+    fn settle_first(&mut self, unsettled: Vec<Held>, index: impl FnOnce(&Queued) -> Index) {
+        let mut requests: Vec<Queued> = unsettled.into_iter().map(|held| held.queued).collect();
+        if let Some(first) = requests.first_mut() {
+            first.index = index(first);
+        }
+        self.handle_again(requests.into_iter());
+    }
+
+    fn handle_again(&mut self, requests: impl DoubleEndedIterator<Item = Queued>) {
+        let stash = &mut self.work().stash;
+        for queued in requests.rev() {
+            stash.push_front(queued);
+        }
+    }
+
+    /// Refuses the requests that wanted to write, handles the others again.
+    fn refuse_writes(&mut self, unsettled: Vec<Held>, error: &CommandError) {
+        let mut others = Vec::new();
+        for held in unsettled {
+            if held.wrote {
+                held.queued.reply_to.answer(Err(error.clone()));
+            } else {
+                others.push(held.queued);
+            }
+        }
+        self.handle_again(others.into_iter());
+    }
+
+    /// The outcome of the append is undecided: the entity stops unconditionally
+    /// (5.1 rule 5), and what waits behind the append is certainly not applied.
+    fn stop_undecided(&mut self, unsettled: Vec<Held>, message: String) -> Next {
+        let unknown = CommandError::PersistFailed {
+            message: message.clone(),
+        };
+        let behind = CommandError::BackingOff {
+            message: message.clone(),
+            retry_after: RETRY_AFTER_UNKNOWN,
+        };
+        for held in unsettled {
+            let error = if held.wrote { &unknown } else { &behind };
+            held.queued.reply_to.answer(Err(error.clone()));
+        }
+        self.refuse_all(&behind);
+        Next::Failed {
+            failure: Failure::Journal,
+            message,
+        }
+    }
+}

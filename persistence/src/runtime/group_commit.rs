@@ -1,0 +1,169 @@
+//! Group commit: all appends that wait go out as one batch.
+//!
+//! There is no timer. A lane's next batch is what arrived while the previous one
+//! was under way, so one append alone is stored at once and a burst is stored in
+//! few statements. Batches are bounded in events and bytes. An entity has at most
+//! one append out and always uses the same lane, so a stream's appends never
+//! overtake one another. What a lane's queue holds is bounded by the entities in
+//! memory.
+//!
+//! It knows nothing of entities; outcomes go back to the worker they came from.
+//! Next: `journal.rs`, where a batch is stored.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures::FutureExt;
+use tokio::sync::Notify;
+
+use crate::journal::{Append, AppendError, Appended, Journal};
+use crate::writer::SessionUuid;
+
+use super::worker::{Address, Outcome, WorkerHandle};
+
+/// Events in one batch; an append with more goes out alone.
+const BATCH_EVENTS_MAX: usize = 1024;
+/// Payload bytes in one batch; an append with more goes out alone.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The lanes of a node; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct GroupCommit {
+    lanes: Arc<[Lane]>,
+}
+
+struct Lane {
+    waiting: Mutex<VecDeque<Waiting>>,
+    arrived: Notify,
+}
+
+struct Waiting {
+    append: Append,
+    from: Address,
+}
+
+impl GroupCommit {
+    pub(crate) fn new(lanes: usize) -> Self {
+        let lane = || Lane {
+            waiting: Mutex::default(),
+            arrived: Notify::new(),
+        };
+        Self {
+            lanes: (0..lanes.max(1)).map(|_| lane()).collect(),
+        }
+    }
+
+    /// Starts a task for each lane; they end with the runtime or when aborted.
+    pub(crate) fn start(
+        &self,
+        journal: &Arc<dyn Journal>,
+        session: SessionUuid,
+        workers: &Arc<[WorkerHandle]>,
+        tasks: &mut tokio::task::JoinSet<()>,
+    ) {
+        for lane in 0..self.lanes.len() {
+            tasks.spawn(run_lane(
+                self.clone(),
+                lane,
+                Arc::clone(journal),
+                session,
+                Arc::clone(workers),
+            ));
+        }
+    }
+
+    /// Queues an append. The lane follows from the stream, so it is always the same.
+    pub(crate) fn submit(&self, append: Append, from: Address) {
+        let hash = xxhash_rust::xxh3::xxh3_64(append.persistence_id.as_str().as_bytes());
+        let lane = &self.lanes[(hash % self.lanes.len() as u64) as usize];
+        lane.lock().push_back(Waiting { append, from });
+        lane.arrived.notify_one();
+    }
+}
+
+impl Lane {
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiting>> {
+        // Held for a push or a drain, which leave the queue whole.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What waits, up to the bounds; at least one append if there is one.
+    fn take_batch(&self, appends: &mut Vec<Append>, from: &mut Vec<Address>) {
+        let mut waiting = self.lock();
+        let (mut events, mut bytes) = (0, 0);
+        while let Some(next) = waiting.front() {
+            events += next.append.event_count();
+            bytes += next.append.payload_len();
+            if !appends.is_empty() && (events > BATCH_EVENTS_MAX || bytes > BATCH_BYTES_MAX) {
+                break;
+            }
+            if let Some(next) = waiting.pop_front() {
+                appends.push(next.append);
+                from.push(next.from);
+            }
+        }
+    }
+}
+
+async fn run_lane(
+    commit: GroupCommit,
+    number: usize,
+    journal: Arc<dyn Journal>,
+    session: SessionUuid,
+    workers: Arc<[WorkerHandle]>,
+) {
+    let lane = &commit.lanes[number];
+    let batch_size = metrics::histogram!("perennial_append_batch_size");
+    let duration = metrics::histogram!("perennial_append_duration_seconds");
+    let mut appends = Vec::new();
+    let mut from = Vec::new();
+    let mut outcomes: Vec<Vec<Outcome>> = workers.iter().map(|_| Vec::new()).collect();
+    loop {
+        lane.take_batch(&mut appends, &mut from);
+        if appends.is_empty() {
+            lane.arrived.notified().await;
+            continue;
+        }
+        let began = Instant::now();
+        let appended = append(&*journal, session, number, &appends).await;
+        duration.record(began.elapsed().as_secs_f64());
+        batch_size.record(appends.iter().map(Append::event_count).sum::<usize>() as f64);
+        appends.clear();
+        for (to, appended) in from.drain(..).zip(appended) {
+            outcomes[to.worker].push(Outcome { to, appended });
+        }
+        for (worker, outcomes) in workers.iter().zip(&mut outcomes) {
+            if !outcomes.is_empty() {
+                worker.appended(std::mem::take(outcomes));
+            }
+        }
+    }
+}
+
+/// One outcome for each append, whatever the journal does.
+async fn append(
+    journal: &dyn Journal,
+    session: SessionUuid,
+    lane: usize,
+    batch: &[Append],
+) -> Vec<Appended> {
+    let undecided = |message: &str| {
+        tracing::error!(message, "an append's outcome is unknown");
+        let outcome = || {
+            Appended::none(AppendError::Unknown {
+                message: message.to_owned(),
+            })
+        };
+        batch.iter().map(|_| outcome()).collect()
+    };
+    match AssertUnwindSafe(journal.append(session, lane, batch))
+        .catch_unwind()
+        .await
+    {
+        Ok(appended) if appended.len() == batch.len() => appended,
+        Ok(_) => undecided("the journal returned an invalid number of results"),
+        Err(_) => undecided("the journal panicked"),
+    }
+}

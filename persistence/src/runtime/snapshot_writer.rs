@@ -1,0 +1,126 @@
+//! Saves snapshots and deletes what they replace, apart from the way of a
+//! command.
+//!
+//! A snapshot only saves time, so when too many are waiting a further one is
+//! skipped and counted: the entity takes another when the next is due. What to
+//! save and delete is decided in `retention.rs`.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::journal::{Journal, JournalError, WriteRight};
+use crate::payload::Payload;
+use crate::persistence_id::PersistenceId;
+use crate::retention::Deletion;
+use crate::sequence_nr::SequenceNr;
+use crate::snapshot_store::{SnapshotCriteria, SnapshotStore};
+use crate::storage::Storage;
+
+use super::worker::{Address, WorkerHandle};
+
+/// Snapshots and deletions waiting or under way; beyond it they are skipped.
+const WAITING_MAX: usize = 1_000;
+/// Under way at once, so that they do not crowd out recoveries.
+const RUNNING_MAX: usize = 2;
+
+/// Saves snapshots; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SnapshotWriter {
+    store: Arc<dyn SnapshotStore>,
+    journal: Arc<dyn Journal>,
+    waiting: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+}
+
+/// Whose snapshots, and by what right they are written.
+pub(crate) struct SnapshotOwner {
+    pub(crate) right: WriteRight,
+    pub(crate) persistence_id: PersistenceId,
+}
+
+impl SnapshotWriter {
+    pub(crate) fn new(storage: &Storage) -> Self {
+        Self {
+            store: Arc::clone(&storage.snapshots),
+            journal: Arc::clone(&storage.journal),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            running: Arc::new(Semaphore::new(RUNNING_MAX)),
+        }
+    }
+
+    /// Saves a snapshot in a task of its own, then tells the cell.
+    pub(crate) fn save(
+        &self,
+        owner: SnapshotOwner,
+        sequence_nr: SequenceNr,
+        payload: Payload,
+        worker: &WorkerHandle,
+        from: Address,
+    ) {
+        let Some(place) = self.place() else {
+            worker.snapshot_settled(from, sequence_nr, false);
+            return;
+        };
+        let (this, worker) = (self.clone(), worker.clone());
+        tokio::spawn(async move {
+            let _turn = this.running.acquire().await;
+            let id = &owner.persistence_id;
+            let saved = this
+                .store
+                .save(owner.right, id, sequence_nr, &payload)
+                .await;
+            if let Err(error) = &saved {
+                tracing::warn!(entity = %id, %sequence_nr, %error, "a snapshot was not saved; recovery will replay more events");
+            }
+            drop(place);
+            worker.snapshot_settled(from, sequence_nr, saved.is_ok());
+        });
+    }
+
+    /// Deletes in a task of its own, then tells the cell.
+    pub(crate) fn delete(
+        &self,
+        owner: SnapshotOwner,
+        deletion: Deletion,
+        worker: &WorkerHandle,
+        from: Address,
+    ) {
+        let Some(place) = self.place() else {
+            worker.deletion_settled(from, false);
+            return;
+        };
+        let (this, worker) = (self.clone(), worker.clone());
+        tokio::spawn(async move {
+            let _turn = this.running.acquire().await;
+            let deleted = this.perform(&owner, deletion).await;
+            if let Err(error) = &deleted {
+                tracing::warn!(entity = %owner.persistence_id, ?deletion, %error, "nothing was deleted; the next snapshot's deletion covers it");
+            }
+            drop(place);
+            worker.deletion_settled(from, deleted.is_ok());
+        });
+    }
+
+    async fn perform(&self, owner: &SnapshotOwner, deletion: Deletion) -> Result<(), JournalError> {
+        let SnapshotOwner {
+            right,
+            persistence_id,
+        } = owner;
+        match deletion {
+            Deletion::Events(to) => self.journal.delete_events(*right, persistence_id, to).await,
+            Deletion::Snapshots(to) => {
+                let criteria = SnapshotCriteria::up_to(to);
+                self.store.delete(*right, persistence_id, criteria).await
+            }
+        }
+    }
+
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.waiting).try_acquire_owned().ok();
+        if place.is_none() {
+            metrics::counter!("perennial_snapshots_skipped_total").increment(1);
+        }
+        place
+    }
+}

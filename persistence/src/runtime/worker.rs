@@ -1,0 +1,648 @@
+//! A worker: one task that owns the cells of its shards and runs them.
+//!
+//! Requests come in through a bounded queue, answers to what cells asked for
+//! through a second one that is bounded by the cells themselves (each waits for
+//! at most one). A worker performs what cells decide and decides nothing about
+//! their contents. Next: `cell.rs`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore};
+use slab::Slab;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::command::{CommandId, Envelope};
+use crate::command_error::CommandError;
+use crate::engine::{EntityDescription, EntityState, Shared};
+use crate::idle_order::{IdleOrder, Tick};
+use crate::journal::{Appended, StoredCommand, WriteRight};
+use crate::persistence_id::PersistenceId;
+use crate::sequence_nr::SequenceNr;
+use crate::writer::WriterUuid;
+
+use super::cell::{Action, Cell, CellContext, Failure, Next, PageVerdict, RecoveryPage};
+use super::recovery_driver::RecoveryFault;
+use super::snapshot_writer::SnapshotOwner;
+
+/// Messages taken in before cells run, so that what arrives together is handled
+/// and stored together.
+const INTAKE_MAX: usize = 512;
+/// Entities whose failures are remembered; beyond it a further one restarts
+/// without a back-off.
+const FAILURES_MAX: usize = 10_000;
+/// Length of a tick of the idle order.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Where the answer to a cell's action goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) worker: usize,
+    slot: usize,
+    incarnation: u64,
+}
+
+/// What became of one cell's append.
+pub(crate) struct Outcome {
+    pub(crate) to: Address,
+    pub(crate) appended: Appended,
+}
+
+/// The ways to reach a worker; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct WorkerHandle {
+    requests: mpsc::Sender<WorkerRequest>,
+    events: mpsc::UnboundedSender<WorkerEvent>,
+}
+
+/// What comes from outside; bounded.
+enum WorkerRequest {
+    Deliver(Envelope),
+    Describe(PersistenceId, oneshot::Sender<EntityDescription>),
+    Passivate(PersistenceId, oneshot::Sender<()>),
+}
+
+/// What cells wait for, and what the engine orders.
+enum WorkerEvent {
+    RecoveryPage(Address, RecoveryPage, oneshot::Sender<PageVerdict>),
+    RecoveryFault(Address, RecoveryFault),
+    Appended(Vec<Outcome>),
+    CommandsFound(
+        Address,
+        Vec<CommandId>,
+        Result<Vec<Option<StoredCommand>>, String>,
+    ),
+    SnapshotSettled(Address, SequenceNr, bool),
+    DeletionSettled(Address, bool),
+    /// The node is over its limit and this worker has the oldest idle entity.
+    PassivateOldest,
+    Stop,
+}
+
+/// The queues of a worker that is not running yet.
+pub(crate) struct WorkerQueues {
+    requests: mpsc::Receiver<WorkerRequest>,
+    events: mpsc::UnboundedReceiver<WorkerEvent>,
+}
+
+impl WorkerHandle {
+    pub(crate) fn new(capacity: usize) -> (Self, WorkerQueues) {
+        let (requests, request_queue) = mpsc::channel(capacity);
+        let (events, event_queue) = mpsc::unbounded_channel();
+        let queues = WorkerQueues {
+            requests: request_queue,
+            events: event_queue,
+        };
+        (Self { requests, events }, queues)
+    }
+
+    /// Hands a request in; one that finds no room is answered OVERLOADED.
+    pub(crate) fn deliver(&self, envelope: Envelope) {
+        let shard = envelope.shard.0;
+        let (refused, error) = match self.requests.try_send(WorkerRequest::Deliver(envelope)) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(refused)) => {
+                let limit = self.requests.max_capacity();
+                (refused, CommandError::Overloaded { limit })
+            }
+            Err(mpsc::error::TrySendError::Closed(refused)) => {
+                (refused, CommandError::ShardUnavailable { shard })
+            }
+        };
+        if let WorkerRequest::Deliver(envelope) = refused {
+            envelope.reply_to.answer(Err(error));
+        }
+    }
+
+    pub(crate) async fn describe(&self, id: PersistenceId) -> Option<EntityDescription> {
+        let (reply, answer) = oneshot::channel();
+        let request = WorkerRequest::Describe(id, reply);
+        self.requests.send(request).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Returns when the entity has left memory, or was not there.
+    pub(crate) async fn passivate(&self, id: PersistenceId) {
+        let (left, gone) = oneshot::channel();
+        let request = WorkerRequest::Passivate(id, left);
+        if self.requests.send(request).await.is_ok() {
+            // Told by dropping, too.
+            let _ = gone.await;
+        }
+    }
+
+    pub(crate) fn recovery_page(
+        &self,
+        to: Address,
+        page: RecoveryPage,
+        verdict: oneshot::Sender<PageVerdict>,
+    ) {
+        self.event(WorkerEvent::RecoveryPage(to, page, verdict));
+    }
+
+    pub(crate) fn recovery_fault(&self, to: Address, fault: RecoveryFault) {
+        self.event(WorkerEvent::RecoveryFault(to, fault));
+    }
+
+    pub(crate) fn appended(&self, outcomes: Vec<Outcome>) {
+        self.event(WorkerEvent::Appended(outcomes));
+    }
+
+    pub(crate) fn snapshot_settled(&self, to: Address, sequence_nr: SequenceNr, saved: bool) {
+        self.event(WorkerEvent::SnapshotSettled(to, sequence_nr, saved));
+    }
+
+    pub(crate) fn deletion_settled(&self, to: Address, deleted: bool) {
+        self.event(WorkerEvent::DeletionSettled(to, deleted));
+    }
+
+    fn commands_found(
+        &self,
+        to: Address,
+        asked: Vec<CommandId>,
+        found: Result<Vec<Option<StoredCommand>>, String>,
+    ) {
+        self.event(WorkerEvent::CommandsFound(to, asked, found));
+    }
+
+    fn passivate_oldest(&self) {
+        self.event(WorkerEvent::PassivateOldest);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.event(WorkerEvent::Stop);
+    }
+
+    /// A worker ends only when it has no cells left that could wait for an event.
+    fn event(&self, event: WorkerEvent) {
+        let _ = self.events.send(event);
+    }
+}
+
+struct Resident {
+    cell: Cell,
+    /// It is in the ready queue.
+    ready: bool,
+}
+
+struct Failed {
+    backoff: Backoff,
+    message: String,
+}
+
+/// One worker's cells and what it needs to run them.
+pub(crate) struct Worker {
+    number: usize,
+    shared: Arc<Shared>,
+    cells: Slab<Resident>,
+    by_id: HashMap<PersistenceId, usize>,
+    failures: HashMap<PersistenceId, Failed>,
+    idle: IdleOrder,
+    ready: VecDeque<usize>,
+    random: StdRng,
+    incarnations: u64,
+    started: Instant,
+    stopping: bool,
+    /// Reused from call to call.
+    actions: Vec<Action>,
+}
+
+impl Worker {
+    pub(crate) fn new(number: usize, shared: Arc<Shared>, random: StdRng) -> Self {
+        Self {
+            number,
+            shared,
+            cells: Slab::new(),
+            by_id: HashMap::new(),
+            failures: HashMap::new(),
+            idle: IdleOrder::new(),
+            ready: VecDeque::new(),
+            random,
+            incarnations: 0,
+            started: Instant::now(),
+            stopping: false,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Runs until it is stopped and its last cell has left, or every handle is
+    /// gone.
+    pub(crate) async fn run(mut self, mut queues: WorkerQueues) {
+        let mut events = Vec::new();
+        let mut requests = Vec::new();
+        let mut clock = tokio::time::interval(TICK);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if self.ready.is_empty() {
+                // All three are safe to cancel: what was not taken stays queued.
+                tokio::select! {
+                    n = queues.events.recv_many(&mut events, INTAKE_MAX) => if n == 0 { return },
+                    n = queues.requests.recv_many(&mut requests, INTAKE_MAX) => if n == 0 { return },
+                    _ = clock.tick() => self.tick(),
+                }
+            } else {
+                // Cells that gave way go on, but not before others had their turn.
+                tokio::task::yield_now().await;
+            }
+            take_waiting(&mut queues.events, &mut events);
+            while requests.len() < INTAKE_MAX
+                && let Ok(request) = queues.requests.try_recv()
+            {
+                requests.push(request);
+            }
+            for event in events.drain(..) {
+                self.on_event(event);
+            }
+            for request in requests.drain(..) {
+                self.on_request(request);
+            }
+            for _ in 0..self.ready.len() {
+                let Some(slot) = self.ready.pop_front() else {
+                    break;
+                };
+                if let Some(resident) = self.cells.get_mut(slot) {
+                    resident.ready = false;
+                    self.drive(slot, Cell::run);
+                }
+            }
+            let oldest = self.idle.oldest().map(|(_, tick)| tick);
+            self.shared.residency.publish_oldest(self.number, oldest);
+            if self.stopping && self.cells.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn on_request(&mut self, request: WorkerRequest) {
+        match request {
+            WorkerRequest::Deliver(envelope) => self.deliver(envelope),
+            WorkerRequest::Describe(id, reply) => {
+                let _ = reply.send(self.describe(&id));
+            }
+            WorkerRequest::Passivate(id, left) => {
+                if let Some(&slot) = self.by_id.get(&id)
+                    && self.cells[slot].cell.request_stop(left)
+                {
+                    self.make_ready(slot);
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: WorkerEvent) {
+        match event {
+            WorkerEvent::RecoveryPage(to, page, verdict) => {
+                let writer = self.draw_writer();
+                let mut said = PageVerdict::Over;
+                self.drive_if_there(to, |cell, cx| {
+                    let (verdict, next) = cell.take_page(&page, writer, cx);
+                    said = verdict;
+                    next
+                });
+                let _ = verdict.send(said);
+            }
+            WorkerEvent::RecoveryFault(to, fault) => {
+                self.drive_if_there(to, |cell, _| match fault {
+                    RecoveryFault::Unavailable(message) => cell.recovery_unavailable(message),
+                    RecoveryFault::Damaged(message) => cell.recovery_failed(message),
+                });
+            }
+            WorkerEvent::Appended(outcomes) => {
+                for Outcome { to, appended } in outcomes {
+                    self.drive_if_there(to, |cell, cx| cell.appended(appended, cx));
+                }
+            }
+            WorkerEvent::CommandsFound(to, asked, found) => {
+                self.drive_if_there(to, |cell, cx| cell.commands_found(&asked, found, cx));
+            }
+            WorkerEvent::SnapshotSettled(to, sequence_nr, saved) => {
+                self.tell(to, |cell, cx| cell.snapshot_settled(sequence_nr, saved, cx));
+            }
+            WorkerEvent::DeletionSettled(to, deleted) => {
+                self.tell(to, |cell, cx| cell.deletion_settled(deleted, cx));
+            }
+            WorkerEvent::PassivateOldest => {
+                if self.shared.residency.is_over() {
+                    self.passivate_oldest();
+                }
+            }
+            WorkerEvent::Stop => {
+                self.stopping = true;
+                while let Some(slot) = self.idle.pop_oldest() {
+                    self.leave(slot as usize, "stopped");
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, envelope: Envelope) {
+        if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
+            let resident = &mut self.cells[slot];
+            if resident.cell.accept(envelope, &self.shared.settings) {
+                self.make_ready(slot);
+            }
+            return;
+        }
+        if self.stopping {
+            let shard = envelope.shard.0;
+            let error = CommandError::ShardUnavailable { shard };
+            envelope.reply_to.answer(Err(error));
+            return;
+        }
+        self.start(envelope);
+    }
+
+    /// Starts an entity for its first request.
+    fn start(&mut self, envelope: Envelope) {
+        let now = Instant::now();
+        if let Some(failed) = self.failures.get_mut(&envelope.persistence_id) {
+            if let Some(retry_after) = failed.backoff.remaining(now.into_std()) {
+                let message = failed.message.clone();
+                envelope.reply_to.answer(Err(CommandError::BackingOff {
+                    message,
+                    retry_after,
+                }));
+                return;
+            }
+            failed
+                .backoff
+                .starting(&self.shared.settings.backoff, now.into_std());
+        }
+        let shared = Arc::clone(&self.shared);
+        let Some(factory) = shared.types.get(envelope.persistence_id.entity_type()) else {
+            let entity_type = envelope.persistence_id.entity_type().to_owned();
+            let error = CommandError::EntityTypeUnknown { entity_type };
+            envelope.reply_to.answer(Err(error));
+            return;
+        };
+        let writer = self.draw_writer();
+        self.incarnations += 1;
+        let mut cx = CellContext {
+            now: now.into_std(),
+            settings: &shared.settings,
+            actions: &mut self.actions,
+        };
+        let mut cell = Cell::start(&envelope, factory, self.incarnations, writer, &mut cx);
+        let id = envelope.persistence_id.clone();
+        cell.accept(envelope, &shared.settings);
+        let slot = self.cells.insert(Resident { cell, ready: false });
+        self.by_id.insert(id, slot);
+        if let Some(worker) = shared.residency.entered() {
+            shared.workers()[worker].passivate_oldest();
+        }
+        self.perform(slot);
+    }
+
+    fn make_ready(&mut self, slot: usize) {
+        let resident = &mut self.cells[slot];
+        if !resident.ready {
+            resident.ready = true;
+            self.ready.push_back(slot);
+        }
+        self.idle.remove(slot as u32);
+    }
+
+    fn addressed(&mut self, to: Address) -> Option<&mut Cell> {
+        let resident = self.cells.get_mut(to.slot)?;
+        (resident.cell.incarnation == to.incarnation).then_some(&mut resident.cell)
+    }
+
+    /// Tells a cell something beside its work, if the incarnation that asked is
+    /// still there; afterwards it is as busy or idle as before.
+    fn tell(&mut self, to: Address, tell: impl FnOnce(&mut Cell, &mut CellContext<'_>)) {
+        if self.addressed(to).is_none() {
+            return;
+        }
+        let mut cx = CellContext {
+            now: Instant::now().into_std(),
+            settings: &self.shared.settings,
+            actions: &mut self.actions,
+        };
+        tell(&mut self.cells[to.slot].cell, &mut cx);
+        self.perform(to.slot);
+    }
+
+    /// Tells the cell something, if the incarnation that asked is still there.
+    fn drive_if_there(
+        &mut self,
+        to: Address,
+        tell: impl FnOnce(&mut Cell, &mut CellContext<'_>) -> Next,
+    ) {
+        if self.addressed(to).is_some() {
+            self.drive(to.slot, tell);
+        }
+    }
+
+    /// Tells a cell something, performs what it asks for, and makes of it what it
+    /// says.
+    fn drive(&mut self, slot: usize, tell: impl FnOnce(&mut Cell, &mut CellContext<'_>) -> Next) {
+        let now = Instant::now();
+        let mut cx = CellContext {
+            now: now.into_std(),
+            settings: &self.shared.settings,
+            actions: &mut self.actions,
+        };
+        let cell = &mut self.cells[slot].cell;
+        let recovering = cell.is_recovering();
+        let next = tell(cell, &mut cx);
+        let recovered = recovering && !cell.is_recovering();
+        if recovered && let Some(failed) = self.failures.get_mut(&cell.persistence_id) {
+            failed.backoff.recovered(now.into_std());
+        }
+        self.perform(slot);
+        match next {
+            Next::Wait => {}
+            Next::Again => self.make_ready(slot),
+            Next::Idle if self.stopping => self.leave(slot, "stopped"),
+            Next::Idle => {
+                self.idle.touch(slot as u32, self.now_tick(now));
+                // There was no victim when it came; now there is.
+                if self.shared.residency.is_over() {
+                    self.passivate_oldest();
+                }
+            }
+            Next::Leave => self.leave(slot, "stopped"),
+            Next::Failed { failure, message } => self.fail(slot, failure, message),
+            Next::Fenced => {
+                self.shared.report_fenced();
+                self.leave(slot, "fenced");
+            }
+        }
+    }
+
+    /// Performs the actions a cell asked for.
+    fn perform(&mut self, slot: usize) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            let cell = &mut self.cells[slot].cell;
+            if matches!(action, Action::Recover) {
+                self.incarnations += 1;
+                cell.incarnation = self.incarnations;
+            }
+            let from = Address {
+                worker: self.number,
+                slot,
+                incarnation: cell.incarnation,
+            };
+            let worker = &self.shared.workers()[self.number];
+            match action {
+                Action::Recover => {
+                    let id = cell.persistence_id.clone();
+                    self.shared.recoveries.request(id, worker.clone(), from);
+                }
+                Action::Append(append) => self.shared.commit.submit(append, from),
+                Action::FindCommands(ids) => {
+                    let journal = Arc::clone(&self.shared.storage.journal);
+                    let (id, worker) = (cell.persistence_id.clone(), worker.clone());
+                    tokio::spawn(async move {
+                        let found = journal.find_commands(&id, &ids).await;
+                        worker.commands_found(from, ids, found.map_err(|error| error.to_string()));
+                    });
+                }
+                Action::SaveSnapshot {
+                    sequence_nr,
+                    payload,
+                } => {
+                    let owner = self.snapshot_owner(slot);
+                    let snapshots = &self.shared.snapshots;
+                    snapshots.save(owner, sequence_nr, payload, worker, from);
+                }
+                Action::Delete(deletion) => {
+                    let owner = self.snapshot_owner(slot);
+                    self.shared.snapshots.delete(owner, deletion, worker, from);
+                }
+            }
+        }
+        self.actions = actions;
+    }
+
+    fn snapshot_owner(&self, slot: usize) -> SnapshotOwner {
+        let cell = &self.cells[slot].cell;
+        SnapshotOwner {
+            right: WriteRight {
+                session: self.shared.session,
+                shard: cell.shard,
+                epoch: cell.epoch,
+            },
+            persistence_id: cell.persistence_id.clone(),
+        }
+    }
+
+    fn passivate_oldest(&mut self) {
+        if let Some(slot) = self.idle.pop_oldest() {
+            self.leave(slot as usize, "limit");
+        }
+    }
+
+    /// Takes a cell out of memory.
+    fn leave(&mut self, slot: usize, reason: &'static str) {
+        self.idle.remove(slot as u32);
+        let resident = self.cells.remove(slot);
+        self.by_id.remove(&resident.cell.persistence_id);
+        self.shared.residency.left();
+        metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
+    }
+
+    fn fail(&mut self, slot: usize, failure: Failure, message: String) {
+        let retry_after = match failure {
+            Failure::Journal => Duration::ZERO,
+            Failure::Recovery | Failure::Handling => {
+                let id = self.cells[slot].cell.persistence_id.clone();
+                self.back_off(id, &message)
+            }
+        };
+        let error = match failure {
+            Failure::Recovery => CommandError::RecoveryFailed {
+                message,
+                retry_after,
+            },
+            Failure::Handling | Failure::Journal => CommandError::BackingOff {
+                message,
+                retry_after,
+            },
+        };
+        self.cells[slot].cell.refuse_all(&error);
+        self.leave(slot, "failed");
+    }
+
+    /// Remembers a failure; returns how long the entity stays down.
+    fn back_off(&mut self, id: PersistenceId, message: &str) -> Duration {
+        let settings = &self.shared.settings.backoff;
+        let now = Instant::now().into_std();
+        let random = self.random.random::<f64>();
+        if let Some(failed) = self.failures.get_mut(&id) {
+            failed.backoff.failed(settings, now, random);
+            failed.message.clear();
+            failed.message.push_str(message);
+            return failed.backoff.remaining(now).unwrap_or_default();
+        }
+        if self.failures.len() >= FAILURES_MAX {
+            metrics::counter!("perennial_backoffs_forgotten_total").increment(1);
+            return Duration::ZERO;
+        }
+        let backoff = Backoff::first_failure(settings, now, random);
+        let message = message.to_owned();
+        self.failures.insert(id, Failed { backoff, message });
+        backoff.remaining(now).unwrap_or_default()
+    }
+
+    fn describe(&self, id: &PersistenceId) -> EntityDescription {
+        if let Some(&slot) = self.by_id.get(id) {
+            return self.cells[slot].cell.describe();
+        }
+        let now = Instant::now().into_std();
+        let down = self
+            .failures
+            .get(id)
+            .is_some_and(|failed| failed.backoff.remaining(now).is_some());
+        EntityDescription {
+            state: if down {
+                EntityState::BackingOff
+            } else {
+                EntityState::Passive
+            },
+            sequence_nr: SequenceNr::ZERO,
+            queued: 0,
+            waiting_for: if down { "the end of its back-off" } else { "" },
+        }
+    }
+
+    /// Passivates what has been idle for too long, forgets old failures.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        let tick = self.now_tick(now);
+        let timeout = ticks(self.shared.settings.idle_timeout);
+        while let Some(slot) = self.idle.pop_expired(tick, timeout) {
+            self.leave(slot as usize, "idle");
+        }
+        let settings = &self.shared.settings.backoff;
+        self.failures
+            .retain(|_, failed| !failed.backoff.is_forgotten(settings, now.into_std()));
+    }
+
+    fn now_tick(&self, now: Instant) -> Tick {
+        ticks(now - self.started)
+    }
+
+    fn draw_writer(&mut self) -> WriterUuid {
+        let mut bytes = [0; 16];
+        self.random.fill_bytes(&mut bytes);
+        WriterUuid(uuid::Builder::from_random_bytes(bytes).into_uuid())
+    }
+}
+
+fn ticks(duration: Duration) -> Tick {
+    Tick::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX)
+}
+
+fn take_waiting<T>(queue: &mut mpsc::UnboundedReceiver<T>, into: &mut Vec<T>) {
+    while into.len() < INTAKE_MAX
+        && let Ok(item) = queue.try_recv()
+    {
+        into.push(item);
+    }
+}

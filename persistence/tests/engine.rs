@@ -1,0 +1,14 @@
+//! The entity engine over the in-memory journal, with faults arranged at exact
+//! places: what commands see, what the journal holds, what comes back.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "engine/fixture.rs"]
+mod fixture;
+
+#[path = "engine/command_ids.rs"]
+mod command_ids;
+#[path = "engine/failures.rs"]
+mod failures;
+#[path = "engine/life.rs"]
+mod life;
