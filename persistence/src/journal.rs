@@ -7,7 +7,9 @@
 //! `journal/postgres.rs`; all pass `journal/conformance.rs`, which authors of
 //! other backends can run too.
 
+pub mod conformance;
 pub mod memory;
+pub(crate) mod sqlite;
 
 use std::time::SystemTime;
 

@@ -4,7 +4,9 @@
 //! belong to, who am I, and are my earlier sessions fenced? Where shards live is
 //! not in it. Implementations stand beside the journals', in `registry/`.
 
+pub mod conformance;
 pub mod memory;
+pub(crate) mod sqlite;
 
 use async_trait::async_trait;
 use uuid::Uuid;

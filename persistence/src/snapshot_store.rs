@@ -5,7 +5,9 @@
 //! Which snapshots to take and to keep is decided in `retention.rs`.
 //! Implementations stand beside the journals', in `snapshot_store/`.
 
+pub mod conformance;
 pub mod memory;
+pub(crate) mod sqlite;
 
 use std::time::SystemTime;
 

@@ -1,0 +1,195 @@
+//! The registry in an SQLite file.
+//!
+//! There is nothing in flight to wait for when fencing: a fence and an append both
+//! hold the file's one write lock. Next: `storage/sqlite.rs`, the file.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::registry::{ClusterIdentity, Incarnation, NodeNr, Registry, RegistryError};
+use crate::storage::owned::owned;
+use crate::storage::sqlite::{SqliteDatabase, sort_failure};
+use crate::writer::{Epoch, SessionUuid, ShardNr};
+
+/// A registry in an SQLite file.
+pub(crate) struct SqliteRegistry {
+    database: Arc<SqliteDatabase>,
+}
+
+impl SqliteRegistry {
+    pub(crate) fn new(database: Arc<SqliteDatabase>) -> Self {
+        Self { database }
+    }
+}
+
+async fn cluster(
+    database: &SqliteDatabase,
+    number_of_shards: u32,
+) -> Result<(Uuid, u32, u32), sqlx::Error> {
+    let mut writer = database.writer().await?;
+    let mut transaction = writer.begin().await?;
+    // Only the first node's row is kept.
+    sqlx::query(
+        "INSERT OR IGNORE INTO cluster (one, cluster_id, generation, number_of_shards) VALUES (1, ?, 1, ?)",
+    )
+    .bind(Uuid::new_v4())
+    .bind(number_of_shards)
+    .execute(&mut *transaction)
+    .await?;
+    let row = sqlx::query_as("SELECT cluster_id, number_of_shards, generation FROM cluster")
+        .fetch_one(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(row)
+}
+
+async fn mint_node(database: &SqliteDatabase) -> Result<i64, sqlx::Error> {
+    let mut writer = database.writer().await?;
+    let mut transaction = writer.begin().await?;
+    let node = sqlx::query_scalar(
+        "INSERT INTO nodes (last_seen_at) VALUES (CAST(unixepoch('subsec') * 1000000 AS INTEGER)) RETURNING node_nr",
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(node)
+}
+
+/// The number of the new incarnation; `None` when the node is not known.
+async fn begin_incarnation(
+    database: &SqliteDatabase,
+    node: i64,
+    session: Uuid,
+) -> Result<Option<i64>, sqlx::Error> {
+    let mut writer = database.writer().await?;
+    let mut transaction = writer.begin().await?;
+    let number: Option<i64> = sqlx::query_scalar(
+        "UPDATE nodes SET incarnation = incarnation + 1, \
+                          last_seen_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) \
+         WHERE node_nr = ? RETURNING incarnation",
+    )
+    .bind(node)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some(number) = number else {
+        return Ok(None);
+    };
+    // A session without a row may not write: the row of a fenced one is only of
+    // interest to people, and the latest few will do.
+    sqlx::query("DELETE FROM writer_sessions WHERE node_nr = ? AND fenced_at IS NOT NULL AND incarnation < ? - 10")
+        .bind(node)
+        .bind(number)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query(
+        "UPDATE writer_sessions SET fenced_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) \
+         WHERE node_nr = ? AND fenced_at IS NULL",
+    )
+    .bind(node)
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query(
+        "INSERT INTO writer_sessions (session, node_nr, incarnation, started_at) \
+         VALUES (?, ?, ?, CAST(unixepoch('subsec') * 1000000 AS INTEGER))",
+    )
+    .bind(session)
+    .bind(node)
+    .bind(number)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(Some(number))
+}
+
+async fn fence(
+    database: &SqliteDatabase,
+    session: SessionUuid,
+    shard: Option<(ShardNr, Epoch)>,
+) -> Result<(), sqlx::Error> {
+    let mut writer = database.writer().await?;
+    let mut transaction = writer.begin().await?;
+    let fence = match shard {
+        None => sqlx::query(
+            "UPDATE writer_sessions SET fenced_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) \
+             WHERE session = ? AND fenced_at IS NULL",
+        )
+        .bind(session.0),
+        Some((shard, epoch)) => {
+            let path = format!("$.\"{shard}\"");
+            sqlx::query(
+                "UPDATE writer_sessions SET fenced_shards = \
+                     json_set(fenced_shards, ?2, max(coalesce(json_extract(fenced_shards, ?2), 0), ?3)) \
+                 WHERE session = ?1",
+            )
+            .bind(session.0)
+            .bind(path)
+            .bind(i64::try_from(epoch.0).unwrap_or(i64::MAX))
+        }
+    };
+    fence.execute(&mut *transaction).await?;
+    transaction.commit().await
+}
+
+fn unavailable(doing: &str, error: sqlx::Error) -> RegistryError {
+    RegistryError::Unavailable {
+        message: format!("{doing}: {}", sort_failure(&error).1),
+        source: Some(Box::new(error)),
+    }
+}
+
+#[async_trait]
+impl Registry for SqliteRegistry {
+    async fn cluster(&self, number_of_shards: u32) -> Result<ClusterIdentity, RegistryError> {
+        let database = self.database.clone();
+        let found = owned(async move { cluster(&database, number_of_shards).await }).await;
+        let (cluster_id, stored, generation) =
+            found.map_err(|error| unavailable("reading the cluster's row", error))?;
+        if stored != number_of_shards {
+            let configured = number_of_shards;
+            return Err(RegistryError::NumberOfShards { stored, configured });
+        }
+        Ok(ClusterIdentity {
+            cluster_id,
+            number_of_shards,
+            generation,
+        })
+    }
+
+    async fn mint_node(&self) -> Result<NodeNr, RegistryError> {
+        let database = self.database.clone();
+        let node = owned(async move { mint_node(&database).await }).await;
+        // Numbers are counted from 1.
+        node.map(|node| NodeNr(node.unsigned_abs()))
+            .map_err(|error| unavailable("minting a node number", error))
+    }
+
+    async fn begin_incarnation(&self, node: NodeNr) -> Result<Incarnation, RegistryError> {
+        let database = self.database.clone();
+        let session = SessionUuid(Uuid::new_v4());
+        // No number beyond i64 was ever minted.
+        let node_nr = i64::try_from(node.0).map_err(|_| RegistryError::NodeUnknown { node })?;
+        let begun =
+            owned(async move { begin_incarnation(&database, node_nr, session.0).await }).await;
+        let number = begun
+            .map_err(|error| unavailable("beginning an incarnation", error))?
+            .ok_or(RegistryError::NodeUnknown { node })?
+            .unsigned_abs();
+        Ok(Incarnation {
+            node,
+            number,
+            session,
+        })
+    }
+
+    async fn fence(
+        &self,
+        session: SessionUuid,
+        shard: Option<(ShardNr, Epoch)>,
+    ) -> Result<(), RegistryError> {
+        let database = self.database.clone();
+        let fenced = owned(async move { fence(&database, session, shard).await }).await;
+        fenced.map_err(|error| unavailable("fencing a session", error))
+    }
+}

@@ -1,0 +1,55 @@
+//! Every backend runs the whole conformance kit, each case a test of its own on a
+//! database of its own.
+
+#![allow(clippy::unwrap_used)]
+
+use perennial_persistence::storage::{Storage, StorageOptions, StorageUrl, migrate};
+
+fn block_on(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(test);
+}
+
+/// Migrates and opens what is not there yet.
+async fn open_new(url: &StorageUrl) -> Storage {
+    migrate(url).await.unwrap();
+    Storage::open(url, &StorageOptions::default())
+        .await
+        .unwrap()
+}
+
+macro_rules! conformance_tests {
+    ($backend:ident) => {
+        mod $backend {
+            use super::*;
+
+            perennial_persistence::journal_conformance_tests!(run);
+            perennial_persistence::snapshot_store_conformance_tests!(run);
+            perennial_persistence::registry_conformance_tests!(run);
+
+            fn run(case: impl AsyncFnOnce(&Storage)) {
+                super::$backend(case);
+            }
+        }
+    };
+}
+conformance_tests!(memory);
+conformance_tests!(sqlite);
+
+fn memory(case: impl AsyncFnOnce(&Storage)) {
+    block_on(async {
+        let storage = open_new(&StorageUrl::Memory).await;
+        case(&storage).await;
+    });
+}
+
+fn sqlite(case: impl AsyncFnOnce(&Storage)) {
+    let folder = tempfile::tempdir().unwrap();
+    block_on(async {
+        let storage = open_new(&StorageUrl::Sqlite(folder.path().join("journal.sqlite"))).await;
+        case(&storage).await;
+    });
+}
