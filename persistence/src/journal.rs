@@ -9,6 +9,7 @@
 
 pub mod conformance;
 pub mod memory;
+pub(crate) mod postgres;
 pub(crate) mod sqlite;
 
 use std::time::SystemTime;

@@ -40,4 +40,6 @@ mod runtime;
 pub mod sequence_nr;
 pub mod snapshot_store;
 pub mod storage;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod writer;

@@ -6,6 +6,7 @@
 
 pub mod conformance;
 pub mod memory;
+pub(crate) mod postgres;
 pub(crate) mod sqlite;
 
 use async_trait::async_trait;

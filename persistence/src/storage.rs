@@ -8,6 +8,7 @@
 mod columns;
 pub mod memory;
 pub(crate) mod owned;
+pub(crate) mod postgres;
 pub(crate) mod sqlite;
 pub mod url;
 
@@ -139,7 +140,7 @@ impl Storage {
                 Ok(MemoryStorage::with_clock(options.lanes, SystemTime::now).storage())
             }
             StorageUrl::Sqlite(path) => sqlite::open(path, options).await,
-            StorageUrl::Postgres(_) => unreachable!("not there yet"),
+            StorageUrl::Postgres(address) => postgres::open(address, options).await,
         }
     }
 }
@@ -154,7 +155,7 @@ pub async fn migrate(url: &StorageUrl) -> Result<(), StorageError> {
     match url {
         StorageUrl::Memory => Ok(()),
         StorageUrl::Sqlite(path) => sqlite::migrate(path).await,
-        StorageUrl::Postgres(_) => unreachable!("not there yet"),
+        StorageUrl::Postgres(address) => postgres::migrate(address).await,
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use perennial_persistence::storage::{Storage, StorageOptions, StorageUrl, migrate};
+use perennial_persistence::testing::postgres_server::TestDatabase;
 
 fn block_on(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -38,6 +39,7 @@ macro_rules! conformance_tests {
 }
 conformance_tests!(memory);
 conformance_tests!(sqlite);
+conformance_tests!(postgres);
 
 fn memory(case: impl AsyncFnOnce(&Storage)) {
     block_on(async {
@@ -50,6 +52,14 @@ fn sqlite(case: impl AsyncFnOnce(&Storage)) {
     let folder = tempfile::tempdir().unwrap();
     block_on(async {
         let storage = open_new(&StorageUrl::Sqlite(folder.path().join("journal.sqlite"))).await;
+        case(&storage).await;
+    });
+}
+
+fn postgres(case: impl AsyncFnOnce(&Storage)) {
+    block_on(async {
+        let database = TestDatabase::new().await;
+        let storage = open_new(&database.url()).await;
         case(&storage).await;
     });
 }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::registry::{ClusterIdentity, Incarnation, NodeNr, Registry, RegistryError};
+use crate::storage::epoch_i64;
 use crate::storage::owned::owned;
 use crate::storage::sqlite::{SqliteDatabase, sort_failure};
 use crate::writer::{Epoch, SessionUuid, ShardNr};
@@ -125,7 +126,7 @@ async fn fence(
             )
             .bind(session.0)
             .bind(path)
-            .bind(i64::try_from(epoch.0).unwrap_or(i64::MAX))
+            .bind(epoch_i64(epoch))
         }
     };
     fence.execute(&mut *transaction).await?;

@@ -11,10 +11,16 @@ use crate::journal::{EntityListing, JournalError};
 use crate::payload::{CodecId, Payload};
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
+use crate::writer::Epoch;
 
 /// The largest number of events asked of a database at once.
 pub(crate) fn limit(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Epochs are composed so that they fit.
+pub(crate) fn epoch_i64(epoch: Epoch) -> i64 {
+    i64::try_from(epoch.0).unwrap_or(i64::MAX)
 }
 
 /// A time as microseconds since 1970; times outside of what fits are cut.

@@ -1,0 +1,288 @@
+//! Appending a batch: try until its outcome is known, and keep failures apart.
+//!
+//! * A lost connection decides nothing: the identical statement is repeated on
+//!   another, until the deadline. It stores what the first one did not, and
+//!   otherwise the rows say whose they are (`outcome.rs`).
+//! * Something in the data that the server refuses fails the whole statement: the
+//!   batch is split in halves until what is poisoned is alone. Never after a lost
+//!   connection, when the whole may have been stored.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::outcome;
+use super::statement::{self, APPEND, Piece};
+use crate::command::CommandId;
+use crate::journal::{Append, AppendError, Appended, StoredCommand};
+use crate::storage::postgres::connections::{Connections, Failure};
+use crate::writer::SessionUuid;
+
+/// First and longest pause before a batch is tried again.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// A stalled connection is given up when this part of the append's time has
+/// passed, so that there is time to ask again on another.
+const ATTEMPTS: u32 = 3;
+
+/// Where the batch is going.
+struct Target<'a> {
+    connections: &'a Connections,
+    session: SessionUuid,
+    lane: usize,
+    deadline: Instant,
+}
+
+/// Stores each append on its own merits.
+pub(super) async fn append(
+    connections: &Connections,
+    session: SessionUuid,
+    lane: usize,
+    batch: &[Append],
+) -> Vec<Appended> {
+    let target = Target {
+        connections,
+        session,
+        lane,
+        deadline: Instant::now() + connections.options.append_timeout,
+    };
+    let cuts: Vec<Option<Repetition>> = batch.iter().map(first_repetition).collect();
+    let whole = |(append, cut): (_, &Option<Repetition>)| piece_before(append, cut.as_ref());
+    let pieces: Vec<Piece<'_>> = batch.iter().zip(&cuts).map(whole).collect();
+    let outcomes = store(&target, pieces, Vec::new()).await;
+    let add_cut = |((append, cut), outcome)| with_repetition(append, cut, outcome);
+    batch.iter().zip(cuts).zip(outcomes).map(add_cut).collect()
+}
+
+/// A write whose command an earlier write of the same append has.
+struct Repetition {
+    write: usize,
+    command_id: CommandId,
+    /// What the earlier write stores.
+    stored: StoredCommand,
+}
+
+fn first_repetition(append: &Append) -> Option<Repetition> {
+    let mut seen: BTreeMap<&CommandId, StoredCommand> = BTreeMap::new();
+    let mut last = append.first_sequence_nr.previous();
+    for (index, write) in append.writes.iter().enumerate() {
+        last = last.plus(write.events.len() as u64);
+        let Some(command) = &write.command else {
+            continue;
+        };
+        if let Some(stored) = seen.remove(&command.command_id) {
+            return Some(Repetition {
+                write: index,
+                command_id: command.command_id.clone(),
+                stored,
+            });
+        }
+        let stored = StoredCommand {
+            sequence_nr: last,
+            reply: command.reply.clone(),
+        };
+        seen.insert(&command.command_id, stored);
+    }
+    None
+}
+
+fn piece_before<'a>(append: &'a Append, cut: Option<&Repetition>) -> Piece<'a> {
+    let end = cut.map_or(append.writes.len(), |cut| cut.write);
+    Piece {
+        append,
+        writes: &append.writes[..end],
+        first: append.first_sequence_nr,
+    }
+}
+
+fn with_repetition(append: &Append, cut: Option<Repetition>, mut outcome: Appended) -> Appended {
+    if let Some(cut) = cut
+        && outcome.failure.is_none()
+    {
+        outcome.failure = Some(AppendError::DuplicateCommand {
+            persistence_id: append.persistence_id.clone(),
+            command_id: cut.command_id,
+            stored: cut.stored,
+        });
+    }
+    outcome
+}
+
+/// Stores pieces of different streams, splitting them if need be. `done` is what
+/// is known already and goes before the result.
+fn store<'a>(
+    target: &'a Target<'_>,
+    mut pieces: Vec<Piece<'a>>,
+    mut done: Vec<Appended>,
+) -> BoxFuture<'a, Vec<Appended>> {
+    async move {
+        let message = match store_together(target, &pieces).await {
+            Ok(outcomes) => {
+                done.extend(outcomes);
+                return done;
+            }
+            Err(Poison(message)) => message,
+        };
+        if pieces.len() > 1 {
+            let second = pieces.split_off(pieces.len() / 2);
+            let done = store(target, pieces, done).await;
+            return store(target, second, done).await;
+        }
+        if let Some(piece) = pieces.pop() {
+            done.push(store_split(target, piece, message).await);
+        }
+        done
+    }
+    .boxed()
+}
+
+/// Stores a poisoned piece up to the poison: an earlier write may be good.
+async fn store_split<'a>(target: &'a Target<'_>, piece: Piece<'a>, message: String) -> Appended {
+    if piece.writes.len() == 1 {
+        return Appended::none(AppendError::Rejected { message });
+    }
+    let (head, tail) = piece.split_at(piece.writes.len() / 2);
+    let head = only(store(target, vec![head], Vec::new()).await);
+    if head.failure.is_some() {
+        return head;
+    }
+    let tail = only(store(target, vec![tail], Vec::new()).await);
+    Appended {
+        stored_writes: head.stored_writes + tail.stored_writes,
+        failure: tail.failure,
+    }
+}
+
+fn only(mut outcomes: Vec<Appended>) -> Appended {
+    // One outcome per piece: `store` keeps to it.
+    outcomes.pop().unwrap_or_else(|| {
+        let message = "no outcome was determined".into();
+        Appended::none(AppendError::Unknown { message })
+    })
+}
+
+/// The server refuses something in the data; nothing is stored.
+struct Poison(String);
+
+/// How one attempt ended.
+enum Attempt {
+    /// What became of each piece; `None` for those to be tried again.
+    Decided(Vec<Option<Appended>>),
+    Poisoned(String),
+    /// Certainly not stored; worth trying again at once.
+    InTheWay(String),
+    /// Certainly not stored, and no use in trying again now.
+    Refused(String),
+    /// Possibly stored.
+    Undecided(String),
+}
+
+/// Tries until each piece is decided or the deadline has passed.
+async fn store_together(
+    target: &Target<'_>,
+    pieces: &[Piece<'_>],
+) -> Result<Vec<Appended>, Poison> {
+    let mut outcomes: Vec<Option<Appended>> = pieces.iter().map(|_| None).collect();
+    let mut pause = PAUSE_MIN;
+    // Whether an attempt may have stored something that was not found out since.
+    let mut sent = false;
+    loop {
+        let open: Vec<usize> = (0..pieces.len())
+            .filter(|&nr| outcomes[nr].is_none())
+            .collect();
+        let to_try: Vec<Piece<'_>> = open.iter().map(|&nr| pieces[nr]).collect();
+        let message = match attempt(target, &to_try, sent).await {
+            Attempt::Decided(decided) => {
+                for (nr, outcome) in open.into_iter().zip(decided) {
+                    outcomes[nr] = outcome;
+                }
+                if outcomes.iter().all(Option::is_some) {
+                    return Ok(outcomes.into_iter().flatten().collect());
+                }
+                sent = false;
+                "another writer is in the way again and again".to_owned()
+            }
+            Attempt::Poisoned(message) if !sent => return Err(Poison(message)),
+            Attempt::Refused(message) if !sent => {
+                return Ok(fill(outcomes, &AppendError::Unavailable { message }));
+            }
+            Attempt::Poisoned(message) | Attempt::Refused(message) | Attempt::InTheWay(message) => {
+                message
+            }
+            Attempt::Undecided(message) => {
+                sent = true;
+                message
+            }
+        };
+        if Instant::now() + pause > target.deadline {
+            let failure = if sent {
+                AppendError::Unknown { message }
+            } else {
+                AppendError::Unavailable { message }
+            };
+            return Ok(fill(outcomes, &failure));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn fill(outcomes: Vec<Option<Appended>>, failure: &AppendError) -> Vec<Appended> {
+    let filled =
+        |outcome: Option<Appended>| outcome.unwrap_or_else(|| Appended::none(failure.clone()));
+    outcomes.into_iter().map(filled).collect()
+}
+
+/// Sends the statement once. `sent` says whether an earlier one may have done
+/// something.
+async fn attempt(target: &Target<'_>, pieces: &[Piece<'_>], sent: bool) -> Attempt {
+    let (lane, lane_nr) = target.connections.append_lane(target.lane);
+    let mut guard = match lane.acquire(target.session).await {
+        Ok(guard) => guard,
+        Err(error) => return Attempt::Refused(error.to_string()),
+    };
+    let work = async {
+        let arguments = statement::arguments(target.session, lane_nr, pieces)?;
+        let done = sqlx::query_with(APPEND, arguments)
+            .execute(guard.connection())
+            .await?;
+        let events: usize = pieces.iter().map(Piece::event_count).sum();
+        if usize::try_from(done.rows_affected()) == Ok(events) {
+            let all = |piece: &Piece<'_>| Appended {
+                stored_writes: piece.writes.len(),
+                failure: None,
+            };
+            return Ok(pieces.iter().map(|piece| Some(all(piece))).collect());
+        }
+        // From here on an error must count as undecided: something may be stored.
+        let looked = outcome::look(guard.connection(), target.session, lane_nr, pieces, sent).await;
+        looked.map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))
+    };
+    let patience = target.connections.options.append_timeout / ATTEMPTS;
+    let error = match timeout(patience, work).await {
+        Ok(Ok(decided)) => {
+            guard.give_back();
+            return Attempt::Decided(decided);
+        }
+        Ok(Err(error)) => error,
+        Err(_) => return Attempt::Undecided(format!("no answer within {patience:?}")),
+    };
+    let message = error.to_string();
+    match Failure::of(&error) {
+        Failure::Poisoned => {
+            guard.give_back();
+            Attempt::Poisoned(message)
+        }
+        // The rival's rows are visible now, so the next attempt leaves the append
+        // out and finds the reason.
+        Failure::UniqueViolation | Failure::Contention => {
+            guard.give_back();
+            Attempt::InTheWay(message)
+        }
+        Failure::Refused => Attempt::Refused(message),
+        Failure::Undecided => Attempt::Undecided(message),
+    }
+}

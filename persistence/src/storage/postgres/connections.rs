@@ -1,0 +1,288 @@
+//! The connections to Postgres: lanes that write, a pool that reads, and a small
+//! pool for the registry, so that no kind of work starves another.
+//!
+//! A lane is one connection that carries one statement at a time. It is named
+//! after the session that writes through it, so that a fence that is blocked by a
+//! stalled connection can find and end it. What a failed statement means is
+//! decided here once ([`Failure`]); what is then done about it, by the users.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{Instant, timeout};
+
+use crate::journal::JournalError;
+use crate::storage::StorageOptions;
+use crate::storage::unavailable;
+use crate::storage::url::PostgresAddress;
+use crate::writer::SessionUuid;
+
+/// A lane that was not used for so long is asked whether it still lives before
+/// anything is entrusted to it: a dead one would make the outcome unknown.
+const IDLE_BEFORE_PING: Duration = Duration::from_secs(1);
+
+/// Connections for the registry: rare work, but a fence may wait.
+const CONTROL_CONNECTIONS: u32 = 4;
+
+/// All connections of one opened storage.
+pub(crate) struct Connections {
+    /// Lane 0 is for writes other than appends, the rest are the journal's.
+    lanes: Vec<Lane>,
+    pub(crate) readers: PgPool,
+    pub(crate) control: PgPool,
+    pub(crate) options: StorageOptions,
+}
+
+/// Builds the arguments of a statement.
+macro_rules! arguments {
+    ($($value:expr),* $(,)?) => {{
+        let mut arguments = sqlx::postgres::PgArguments::default();
+        let mut add = || -> Result<(), sqlx::error::BoxDynError> {
+            $(sqlx::Arguments::add(&mut arguments, $value)?;)*
+            Ok(())
+        };
+        match add() {
+            Ok(()) => Ok(arguments),
+            Err(error) => Err(sqlx::Error::Encode(error)),
+        }
+    }};
+}
+pub(crate) use arguments;
+
+impl Connections {
+    pub(crate) fn new(address: &PostgresAddress, options: &StorageOptions) -> Self {
+        let timeout_ms = options.statement_timeout.as_millis().to_string();
+        let base = address
+            .0
+            .clone()
+            .options([("statement_timeout", timeout_ms)]);
+        let pool = |name: &str, size: u32| {
+            PgPoolOptions::new()
+                .max_connections(size.max(1))
+                .acquire_timeout(options.connect_timeout)
+                // A round trip per query. Reads are repeated instead.
+                .test_before_acquire(false)
+                .connect_lazy_with(base.clone().application_name(name))
+        };
+        let lane = |_| Lane {
+            connection: Mutex::new(None),
+            options: base.clone(),
+            connect_timeout: options.connect_timeout,
+        };
+        let readers = u32::try_from(options.recovery_connections).unwrap_or(u32::MAX);
+        Self {
+            lanes: (0..=options.lanes.max(1)).map(lane).collect(),
+            readers: pool("perennial reader", readers),
+            control: pool("perennial registry", CONTROL_CONNECTIONS),
+            options: options.clone(),
+        }
+    }
+
+    /// Lanes for appends.
+    pub(crate) fn append_lanes(&self) -> usize {
+        self.lanes.len() - 1
+    }
+
+    /// The lane for appends with this number, and its number in the database.
+    pub(crate) fn append_lane(&self, lane: usize) -> (&Lane, i32) {
+        let number = lane % self.append_lanes() + 1;
+        // There are far fewer lanes than that.
+        (
+            &self.lanes[number],
+            i32::try_from(number).unwrap_or(i32::MAX),
+        )
+    }
+
+    /// The lane for all other writes; its number in the database is 0.
+    pub(crate) fn other_lane(&self) -> &Lane {
+        &self.lanes[0]
+    }
+
+    /// Numbers of all lanes in the database.
+    pub(crate) fn lane_numbers(&self) -> Vec<i32> {
+        (0..).take(self.lanes.len()).collect()
+    }
+
+    /// Reads. Connections that were lost unnoticed are tried over, at most as many
+    /// as the pool can hold.
+    pub(crate) async fn read(
+        &self,
+        doing: &'static str,
+        sql: &'static str,
+        arguments: Result<PgArguments, sqlx::Error>,
+    ) -> Result<Vec<PgRow>, JournalError> {
+        let failed = |error| unavailable(doing, error);
+        let arguments = arguments.map_err(failed)?;
+        let mut attempts = self.options.recovery_connections.max(1);
+        loop {
+            let mut connection = self.readers.acquire().await.map_err(failed)?;
+            let query = sqlx::query_with(sql, arguments.clone()).fetch_all(&mut *connection);
+            let error = match timeout(self.options.statement_timeout * 2, query).await {
+                Ok(Ok(rows)) => return Ok(rows),
+                Ok(Err(error)) => error,
+                Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+            };
+            if Failure::of(&error) == Failure::Undecided {
+                // Not back into the pool.
+                drop(connection.detach());
+                if attempts > 0 {
+                    attempts -= 1;
+                    continue;
+                }
+            }
+            return Err(failed(error));
+        }
+    }
+
+    /// Writes something other than an append. The statements are such that doing
+    /// them twice is the same as once, so a lost connection is tried over.
+    pub(crate) async fn write(
+        &self,
+        session: SessionUuid,
+        doing: &'static str,
+        sql: &'static str,
+        arguments: Result<PgArguments, sqlx::Error>,
+    ) -> Result<PgRow, JournalError> {
+        let failed = |error| unavailable(doing, error);
+        let arguments = arguments.map_err(failed)?;
+        let deadline = Instant::now() + self.options.append_timeout;
+        loop {
+            let mut lane = self.other_lane().acquire(session).await.map_err(failed)?;
+            let query = sqlx::query_with(sql, arguments.clone()).fetch_one(lane.connection());
+            let error = match timeout(self.options.statement_timeout * 2, query).await {
+                Ok(Ok(row)) => {
+                    lane.give_back();
+                    return Ok(row);
+                }
+                Ok(Err(error)) => error,
+                Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+            };
+            match Failure::of(&error) {
+                Failure::Undecided | Failure::Contention if Instant::now() < deadline => {}
+                _ => return Err(failed(error)),
+            }
+        }
+    }
+}
+
+/// One connection that writes, opened when first needed.
+pub(crate) struct Lane {
+    connection: Mutex<Option<LaneConnection>>,
+    options: PgConnectOptions,
+    connect_timeout: Duration,
+}
+
+struct LaneConnection {
+    connection: PgConnection,
+    /// After which the connection is named.
+    session: SessionUuid,
+    used: Instant,
+}
+
+/// A lane in use. Unless it is given back, its connection is closed: whoever
+/// leaves in the middle of a statement leaves nothing behind.
+pub(crate) struct LaneGuard<'a> {
+    slot: MutexGuard<'a, Option<LaneConnection>>,
+    current: LaneConnection,
+}
+
+impl LaneGuard<'_> {
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.current.connection
+    }
+
+    /// Keeps the connection for the next user.
+    pub(crate) fn give_back(mut self) {
+        self.current.used = Instant::now();
+        *self.slot = Some(self.current);
+    }
+}
+
+/// The name of a session's connections in `pg_stat_activity`.
+pub(crate) fn connection_name(session: SessionUuid) -> String {
+    format!("perennial {session}")
+}
+
+impl Lane {
+    /// Waits for its turn and for a living connection named after the session.
+    /// When this fails, nothing was sent.
+    pub(crate) async fn acquire(&self, session: SessionUuid) -> Result<LaneGuard<'_>, sqlx::Error> {
+        let mut slot = self.connection.lock().await;
+        if let Some(mut kept) = slot.take()
+            && kept.session == session
+        {
+            let lives = kept.used.elapsed() < IDLE_BEFORE_PING
+                || matches!(
+                    timeout(self.connect_timeout, kept.connection.ping()).await,
+                    Ok(Ok(()))
+                );
+            if lives {
+                return Ok(LaneGuard {
+                    slot,
+                    current: kept,
+                });
+            }
+        }
+        let options = self
+            .options
+            .clone()
+            .application_name(&connection_name(session));
+        let connection = timeout(self.connect_timeout, options.connect())
+            .await
+            .map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))??;
+        let current = LaneConnection {
+            connection,
+            session,
+            used: Instant::now(),
+        };
+        Ok(LaneGuard { slot, current })
+    }
+}
+
+/// What a failed statement means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Something in the data: it fails again, whenever it is tried.
+    Poisoned,
+    /// A row that is there already, perhaps only since a moment ago.
+    UniqueViolation,
+    /// Others were in the way: certainly not done, and worth trying over.
+    Contention,
+    /// The connection was lost, or the server ended the statement: it may have been
+    /// done.
+    Undecided,
+    /// The server refused: certainly not done, and trying over will not help now.
+    Refused,
+}
+
+impl Failure {
+    pub(crate) fn of(error: &sqlx::Error) -> Self {
+        use sqlx::Error;
+        let code = match error {
+            Error::Database(error) => error.code(),
+            Error::Encode(_) | Error::InvalidArgument(_) => return Self::Poisoned,
+            Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed => {
+                return Self::Undecided;
+            }
+            _ => return Self::Refused,
+        };
+        // SQLSTATE: two characters of class, three of detail.
+        match code.as_deref() {
+            Some("23505") => Self::UniqueViolation,
+            Some("55P03") => Self::Contention,
+            Some(code) => match code.get(..2) {
+                // Bad data, violated constraint, exceeded limit.
+                Some("22" | "23" | "54") => Self::Poisoned,
+                // Serialization failure, deadlock.
+                Some("40") => Self::Contention,
+                // Connection lost; ended by an administrator or a time-out, which
+                // can strike between the commit and its report.
+                Some("08" | "57") => Self::Undecided,
+                _ => Self::Refused,
+            },
+            None => Self::Refused,
+        }
+    }
+}

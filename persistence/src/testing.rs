@@ -1,0 +1,4 @@
+//! What tests of this crate, and of programs built on it, need around them. Behind
+//! the cargo feature `testing`; not for production.
+
+pub mod postgres_server;
