@@ -62,8 +62,8 @@ impl Admission {
         Ok(())
     }
 
-    /// What gRPC may decode. Well above the limit, so that a client sees our
-    /// error with its reason, and not one of the transport that has none.
+    /// What gRPC may decode. Well above the limit: on a stream a larger message
+    /// ends the stream, and not only its own command.
     pub(crate) fn decode_len_max(&self) -> usize {
         self.payload_len_max
             .saturating_mul(4)

@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use perennial_persistence::backoff::InvalidBackoffSettings;
+use perennial_persistence::circuit_breaker::InvalidCircuitBreakerSettings;
 use perennial_persistence::engine::EngineSettings;
-use perennial_persistence::storage::StorageOptions;
-use secrecy::SecretString;
+use perennial_persistence::storage::{StorageOptions, StorageUrl};
 
 /// What a node can be told. Make one with [`Settings::default`] or
 /// [`Settings::load`].
@@ -30,8 +30,8 @@ pub struct Settings {
     pub engine: EngineSettings,
     /// Of the connections to the journal.
     pub storage: StorageOptions,
-    /// Where events are stored. Secret, because it can hold a password.
-    pub journal_url: Option<SecretString>,
+    /// Where events are stored.
+    pub journal_url: Option<StorageUrl>,
     /// Commands and reads in work at once.
     pub max_in_flight: usize,
     /// How long a stopping node may finish what it accepted.
@@ -104,9 +104,12 @@ pub enum SettingsError {
         /// What would have been good.
         expected: String,
     },
-    /// Two settings contradict each other.
+    /// The back-off's settings contradict each other.
     #[error(transparent)]
     Backoff(#[from] InvalidBackoffSettings),
+    /// The circuit breaker's settings cannot work.
+    #[error(transparent)]
+    CircuitBreaker(#[from] InvalidCircuitBreakerSettings),
     /// The file cannot be read.
     #[error("cannot read the settings file {}: check the path and its permissions", .path.display())]
     Unreadable {
@@ -179,7 +182,8 @@ impl Settings {
         for (key, value, flag) in flags {
             settings.set(key, value, Source::Flag(flag))?;
         }
-        settings.engine.backoff = settings.engine.backoff.validate()?;
+        settings.engine.backoff.validate()?;
+        settings.engine.circuit_breaker.validate()?;
         Ok(settings)
     }
 
@@ -275,14 +279,12 @@ fn key_of_variable(variable: &str) -> Option<String> {
         .then(|| name.replace("__", ".").to_lowercase())
 }
 
-/// A value as an error shows it: cut to a readable length, and without what may
-/// be a password in a URL.
+/// A value as an error shows it: cut to a readable length, and of a URL, which may
+/// hold a password, only the scheme.
 fn printable(value: &str) -> String {
-    match (value.find("://"), value.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => {
-            format!("{}://***{}", &value[..scheme], &value[at..])
-        }
-        _ => value.chars().take(120).collect(),
+    match value.split_once(':') {
+        Some((scheme, _)) => format!("{}:***", scheme.chars().take(30).collect::<String>()),
+        None => value.chars().take(120).collect(),
     }
 }
 

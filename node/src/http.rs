@@ -1,7 +1,7 @@
 //! The HTTP port: `/livez`, `/readyz` and `/metrics`. No entity data goes out
 //! here, so probes and scrapers need no rights.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
@@ -9,7 +9,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
+use perennial_persistence::engine::EntityEngine;
+
+use crate::metrics::LIVE_ENTITIES;
 
 /// Whether the node takes commands; false while it starts and once it stops.
 #[derive(Debug, Clone, Default)]
@@ -29,15 +33,21 @@ impl Readiness {
 struct Shown {
     readiness: Readiness,
     metrics: PrometheusHandle,
+    /// There when the node has started.
+    engine: Arc<OnceLock<EntityEngine>>,
 }
 
 /// The pages of the HTTP port.
-pub(crate) fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
+pub(crate) fn router(
+    readiness: Readiness,
+    metrics: PrometheusHandle,
+    engine: Arc<OnceLock<EntityEngine>>,
+) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
-        .with_state(Shown { readiness, metrics })
+        .with_state(Shown { readiness, metrics, engine })
 }
 
 async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
@@ -49,6 +59,9 @@ async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
 }
 
 async fn metrics_text(State(shown): State<Shown>) -> impl IntoResponse {
+    if let Some(engine) = shown.engine.get() {
+        gauge!(LIVE_ENTITIES).set(engine.live_entities() as f64);
+    }
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (content_type, shown.metrics.render())
 }

@@ -107,23 +107,22 @@ impl Intake {
         deadline: Option<Deadline>,
     ) -> Answer {
         let in_flight = self.admission.admit()?;
-        let (reply_to, receiver) = ReplyTo::ask();
-        let passes_at = deadline.map(|deadline| deadline.passes_at);
-        self.region
-            .deliver(persistence_id, request, passes_at, reply_to);
-        let mut unanswered = Unanswered {
-            waiting: Some((receiver, in_flight)),
+        let Some(Deadline(at)) = deadline else {
+            let (reply_to, receiver) = ReplyTo::ask();
+            self.region.deliver(persistence_id, request, None, reply_to);
+            return Unanswered::new(receiver, in_flight).answer().await;
         };
-        let Some(deadline) = deadline else {
-            return unanswered.answer().await;
-        };
-        let answer_at = tokio::time::Instant::from_std(deadline.answer_at);
+        let (reply_to, receiver, handling) = ReplyTo::ask_for_a_time();
+        self.region.deliver(persistence_id, request, Some(at), reply_to);
+        let mut unanswered = Unanswered::new(receiver, in_flight);
         // An answer that is there when the deadline passes is given.
-        match tokio::time::timeout_at(answer_at, unanswered.answer()).await {
+        match tokio::time::timeout_at(at.into(), unanswered.answer()).await {
             Ok(answer) => answer,
             Err(_) => Err(CommandError::DeadlineExceeded {
-                // It was handed on: whether handling began is not known here.
-                applied: Applied::Unknown,
+                applied: match handling.give_up() {
+                    true => Applied::No,
+                    false => Applied::Unknown,
+                },
             }),
         }
     }
@@ -143,6 +142,12 @@ struct Unanswered {
 }
 
 impl Unanswered {
+    fn new(receiver: oneshot::Receiver<Answer>, in_flight: InFlight) -> Self {
+        Self {
+            waiting: Some((receiver, in_flight)),
+        }
+    }
+
     async fn answer(&mut self) -> Answer {
         let answer = match &mut self.waiting {
             Some((receiver, _)) => receiver.await.ok(),

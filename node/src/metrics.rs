@@ -19,6 +19,7 @@ use perennial_persistence::command_error::CommandError;
 use crate::grpc::status::{REASONS, reason_of};
 
 const COMMANDS: &str = "perennial_commands_total";
+pub(crate) const LIVE_ENTITIES: &str = "perennial_live_entities";
 const COMMAND_DURATION: &str = "perennial_command_duration_seconds";
 
 /// Upper bounds of the classes of every time, in seconds: from a command

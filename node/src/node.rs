@@ -26,7 +26,7 @@ mod identity;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use perennial_persistence::engine::EntityEngine;
@@ -34,11 +34,8 @@ use perennial_persistence::entity_types::{EntityTypes, RegistrationError};
 use perennial_persistence::event_sourced::EventSourced;
 use perennial_persistence::persistence_id::{InvalidPersistenceId, PersistenceId};
 use perennial_persistence::registry::{NodeNr, RegistryError};
-use perennial_persistence::storage::{
-    InvalidStorageUrl, Storage, StorageError, StorageUrl, migrate,
-};
+use perennial_persistence::storage::{Storage, StorageError, StorageUrl, migrate};
 use perennial_sharding::region::Region;
-use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -80,9 +77,6 @@ pub enum NodeError {
     /// A durable journal was given, and no data directory.
     #[error("a durable journal needs a data directory, which keeps who the node is: give one")]
     DataDirRequired,
-    /// The journal's URL cannot be used.
-    #[error(transparent)]
-    JournalUrl(#[from] InvalidStorageUrl),
     /// An address others can reach, on a port without encryption.
     #[error(
         "{address} can be reached from other machines, and connections are not encrypted or authenticated: use a \
@@ -277,7 +271,8 @@ impl NodeBuilder {
         let close_on_drop = closing.clone().drop_guard();
         let recorder = metrics::install()?;
         let readiness = Readiness::default();
-        let pages = http::router(readiness.clone(), recorder.clone());
+        let engine_place = Arc::new(OnceLock::new());
+        let pages = http::router(readiness.clone(), recorder.clone(), Arc::clone(&engine_place));
         let closed = closing.clone().cancelled_owned();
         let http_task = tokio::spawn(async move {
             let serving = axum::serve(http_listener, pages).with_graceful_shutdown(closed);
@@ -312,6 +307,8 @@ impl NodeBuilder {
             incarnation.session,
             settings.engine.clone(),
         );
+        // Set once, here.
+        let _ = engine_place.set(engine.clone());
         let region = Region::single_node(engine.clone(), cluster.number_of_shards);
         let admission = Admission::new(settings.max_in_flight, settings.engine.max_payload);
         let intake = Arc::new(Intake::new(region, admission, served));
@@ -515,7 +512,7 @@ fn journal_url(
     data_dir: Option<&std::path::Path>,
 ) -> Result<StorageUrl, NodeError> {
     match (&settings.journal_url, data_dir) {
-        (Some(url), _) => Ok(StorageUrl::parse(url.expose_secret())?),
+        (Some(url), _) => Ok(url.clone()),
         (None, Some(data_dir)) => Ok(StorageUrl::sqlite(&data_dir.join("journal.sqlite"))),
         (None, None) => Err(NodeError::JournalRequired),
     }

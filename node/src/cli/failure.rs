@@ -189,7 +189,6 @@ impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Self {
         match error {
             NodeError::JournalRequired
-            | NodeError::JournalUrl(_)
             | NodeError::NotLoopback { .. }
             | NodeError::Registration(_) => Self::usage(error),
             error => Self::local(error),

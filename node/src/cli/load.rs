@@ -51,7 +51,7 @@ pub(super) struct LoadArgs {
     /// Lines on their way at once.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "NUMBER")]
     outstanding: u32,
-    /// Keep the lines that did not get in, to be looked at and loaded again.
+    /// Keep the lines that did not get in, as JSON lines that can be loaded.
     #[arg(long, value_name = "FILE")]
     reject_file: Option<PathBuf>,
     /// How long a line is sent again, and a connection opened again, before it
@@ -227,7 +227,7 @@ impl Loading {
 
     fn read(&mut self, item: Option<Item>) -> Result<(), Failure> {
         match item {
-            Some(Item::Line { line, text }) => self.window.add(Pending { line, text }),
+            Some(Item::Line { line, json }) => self.window.add(Pending { line, json }),
             Some(Item::Bad { nr, text, why }) => self.report.unreadable(nr, &text, &why)?,
             Some(Item::Broken { why }) => {
                 self.report.say(&why);

@@ -26,6 +26,10 @@ pub(super) struct NodeArgs {
     /// Where health and metrics are; port 0 for any that is free.
     #[arg(long, value_name = "ADDR", default_value_t = HTTP_ADDRESS)]
     http: SocketAddr,
+    /// Where other nodes would reach it. Not listened on: a cluster has one node
+    /// for now.
+    #[arg(long, value_name = "ADDR")]
+    peer_listen: Option<SocketAddr>,
     /// Where the node keeps who it is, and its journal if none is given.
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
@@ -98,6 +102,9 @@ fn configured(
     args: NodeArgs,
     own_journal: bool,
 ) -> Result<NodeBuilder, Failure> {
+    if args.peer_listen.is_some() {
+        eprintln!("note: --peer-listen has no effect yet: a cluster has one node for now");
+    }
     let settings = load_settings(args.config.as_deref(), args.journal)?;
     if settings.journal_url.is_none() && !own_journal {
         return Err(Failure::usage(

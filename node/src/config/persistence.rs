@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use perennial_persistence::replay_filter::ReplayFilterMode;
+use perennial_persistence::storage::StorageUrl;
 
 use super::Key;
 use super::value::{choice, count, duration, factor};
@@ -71,7 +72,10 @@ pub(super) const KEYS: &[Key] = &[
         doc: "Where events are stored: \"sqlite:FILE\" or \"postgres://USER:PASSWORD@HOST/DATABASE\". \
               Empty means a SQLite file in the data directory for `dev`; `serve` requires it.",
         set: |settings, text| {
-            settings.journal_url = (!text.is_empty()).then(|| text.to_owned().into());
+            settings.journal_url = match text {
+                "" => None,
+                text => Some(StorageUrl::parse(text).map_err(|error| error.to_string())?),
+            };
             Ok(())
         },
     },
@@ -92,6 +96,36 @@ pub(super) const KEYS: &[Key] = &[
               the database is short of connections.",
         set: |settings, text| {
             settings.storage.recovery_connections = count(text, 1..=1000)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "persistence.circuit_breaker.max_failures",
+        default: "10",
+        doc: "Failures of the journal in a row after which it is left alone: commands are answered \
+              JOURNAL_UNAVAILABLE, entities stay in memory, and a probe tries whether it is back.",
+        set: |settings, text| {
+            settings.engine.circuit_breaker.max_failures = count(text, 1..=1_000_000)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "persistence.circuit_breaker.call_timeout",
+        default: "10s",
+        doc: "A call of the journal that takes longer counts as failed. Raise it for a slow or \
+              far journal.",
+        set: |settings, text| {
+            settings.engine.circuit_breaker.call_timeout = duration(text, SHORTEST)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "persistence.circuit_breaker.reset_timeout",
+        default: "1s",
+        doc: "Time between two probes, on average. Lower it to be back sooner, raise it to spare a \
+              journal that many nodes wait for.",
+        set: |settings, text| {
+            settings.engine.circuit_breaker.reset_timeout = duration(text, SHORTEST)?;
             Ok(())
         },
     },

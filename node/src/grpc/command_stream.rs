@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 use super::deadline::Deadline;
 use super::entity_service::response_of;
 use super::request::{ParsedCommand, parse_command};
-use super::status::{ServiceError, message_of, status_of};
+use super::status::{ServiceError, explained, message_of, status_of};
 use crate::admission::InFlight;
 use crate::intake::Intake;
 use crate::proto::v1::{SendRequest, SendResponse};
@@ -133,7 +133,7 @@ impl CommandStream {
                         (Ok(_), _) => reading = false,
                         (Err(status), _) => {
                             reading = false;
-                            last_status = Some(status);
+                            last_status = Some(explained(status));
                         }
                     }
                 }
@@ -204,10 +204,10 @@ impl CommandStream {
             place: answer_place,
             correlation_id: slot,
         };
-        let passes_at = self.deadline.map(|deadline| deadline.passes_at);
+        let deadline = self.deadline.map(|Deadline(at)| at);
         intake
             .region
-            .deliver(persistence_id, request, passes_at, reply_to);
+            .deliver(persistence_id, request, deadline, reply_to);
         Ok(())
     }
 

@@ -4,25 +4,18 @@ use std::time::{Duration, Instant};
 
 use tonic::metadata::MetadataMap;
 
-/// When a caller stops waiting.
+/// When a caller is answered at the latest, and after which its command is not
+/// begun any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Deadline {
-    /// The entity does not begin to handle the command after this.
-    pub(crate) passes_at: Instant,
-    /// The node answers at this, a little before: an answer that says what is
-    /// known must reach the caller before it hangs up.
-    pub(crate) answer_at: Instant,
-}
+pub(crate) struct Deadline(pub(crate) Instant);
 
 impl Deadline {
-    /// A deadline `timeout` after `now`.
+    /// A little before `timeout` has passed since `now`: an answer that says what
+    /// became of the command must reach the caller before it hangs up.
     pub(crate) fn after(timeout: Duration, now: Instant) -> Option<Self> {
         let margin = (timeout / 10).min(Duration::from_millis(20));
-        Some(Self {
-            // Too far to be represented means no deadline.
-            passes_at: now.checked_add(timeout)?,
-            answer_at: now.checked_add(timeout - margin)?,
-        })
+        // Too far to be represented means no deadline.
+        now.checked_add(timeout - margin).map(Self)
     }
 
     /// The deadline of a call that arrived at `now`, if its caller set one.
@@ -81,7 +74,7 @@ mod tests {
         for millis in [1, 100, 10_000] {
             let timeout = Duration::from_millis(millis);
             let deadline = Deadline::after(timeout, now);
-            assert!(deadline.is_some_and(|d| d.answer_at < d.passes_at && d.answer_at > now));
+            assert!(deadline.is_some_and(|Deadline(at)| at < now + timeout && at > now));
         }
     }
 }

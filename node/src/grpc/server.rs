@@ -3,16 +3,22 @@
 use std::future::Future;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::response::Response;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
+use tonic::{Code, Status};
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthReporter;
 
 use super::cluster_service::ClusterService;
 use super::entity_service::EntityService;
 use super::event_service::EventService;
+use super::status::explained;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::cluster_service_server::{ClusterServiceServer, SERVICE_NAME as CLUSTER};
 use crate::proto::v1::entity_service_server::{EntityServiceServer, SERVICE_NAME as ENTITY};
@@ -75,19 +81,20 @@ pub(crate) fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let routes = Routes::new(entities)
+        .add_service(EventServiceServer::new(services.events))
+        .add_service(ClusterServiceServer::new(services.cluster))
+        .add_service(HealthServer::new(health_service))
+        .add_service(reflection)
+        .into_axum_router()
+        .layer(axum::middleware::map_response(explain));
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(CONCURRENT_CALLS_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .add_service(entities)
-        .add_service(EventServiceServer::new(services.events))
-        .add_service(ClusterServiceServer::new(services.cluster))
-        .add_service(tonic_health::pb::health_server::HealthServer::new(
-            health_service,
-        ))
-        .add_service(reflection);
+        .add_routes(Routes::from(routes));
     Ok(async move {
         let stopped = stopping.cancelled_owned();
         router
@@ -95,4 +102,15 @@ pub(crate) fn serve(
             .await?;
         Ok(())
     })
+}
+
+/// Gives the refusal of a message beyond the decode limit the details that all
+/// errors of this contract have.
+async fn explain(response: Response) -> Response {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() == Code::OutOfRange => {
+            explained(status).into_http::<Body>()
+        }
+        _ => response,
+    }
 }

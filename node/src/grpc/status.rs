@@ -155,6 +155,17 @@ pub(crate) fn status_of(error: CommandError) -> Status {
     ServiceError::Command(error).into()
 }
 
+/// A status of the transport as one of ours: gRPC itself refuses messages beyond
+/// the decode limit, and says so without details.
+pub(crate) fn explained(status: Status) -> Status {
+    if status.code() != Code::OutOfRange || !status.details().is_empty() {
+        return status;
+    }
+    let values = HashMap::from([("applied".to_owned(), "no".to_owned())]);
+    let details = ErrorDetails::with_error_info("PAYLOAD_TOO_LARGE", ERROR_DOMAIN, values);
+    Status::with_error_details(Code::OutOfRange, cut(status.message(), TEXT_LEN_MAX), details)
+}
+
 /// The same as a message, for the responses of a stream.
 pub(crate) fn message_of(status: &Status) -> tonic_types::Status {
     use prost::Message;

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use super::window::{Outcome, Pending, Settled};
+use super::lines::Line;
+use super::window::{Outcome, Settled};
 use crate::cli::failure::Failure;
 use crate::cli::{Output, write_json};
 
@@ -118,12 +120,17 @@ impl Report {
                 } else if self.totals.rejected == REJECTIONS_SHOWN + 1 {
                     self.say("further rejections are only counted; --reject-file keeps them");
                 }
-                self.keep(&reject_line(&settled.pending))?;
+                // It stored nothing, so it may come back under another id.
+                let pending = &settled.pending;
+                match &pending.json {
+                    Some(text) => self.keep(text)?,
+                    None => self.keep(&kept_line(&pending.line)?)?,
+                }
             }
             Outcome::Failed(why) => {
                 self.totals.failed += 1;
                 self.say(&format!("line {nr} failed: {why}"));
-                self.keep(&reject_line(&settled.pending))?;
+                self.keep(&kept_line(&settled.pending.line)?)?;
             }
         }
         self.show();
@@ -239,16 +246,15 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
     Failure::local(format!("cannot write {}: {error}", path.display()))
 }
 
-/// A line as it is kept: with its command id, so that loading the kept lines
-/// cannot repeat what was done after all.
-fn reject_line(pending: &Pending) -> String {
+/// A line in JSON with its command id, so that loading what was kept cannot
+/// repeat what was done after all.
+fn kept_line(line: &Line) -> Result<String, Failure> {
     #[derive(Serialize)]
     struct Kept<'a> {
         id: &'a str,
-        command: &'a serde_json::value::RawValue,
+        command: &'a RawValue,
         command_id: &'a str,
     }
-    let line = &pending.line;
     let command = serde_json::from_slice(&line.payload);
     let kept = command.and_then(|command| {
         serde_json::to_string(&Kept {
@@ -257,8 +263,7 @@ fn reject_line(pending: &Pending) -> String {
             command_id: &line.command_id,
         })
     });
-    // Every payload is JSON: it was checked when the line was read.
-    kept.unwrap_or_else(|_| pending.text.clone())
+    kept.map_err(Failure::local)
 }
 
 #[cfg(test)]
@@ -292,12 +297,9 @@ mod tests {
         let line = format(7)
             .parse(5, r#"{"id":"a\"b","command":{"add": 1}}"#)
             .unwrap();
-        let kept = reject_line(&Pending {
-            line: line.clone(),
-            text: String::new(),
-        });
+        let kept = kept_line(&line).unwrap();
         // Another file, another place, the same command.
         let again = format(8).parse(1, &kept).unwrap();
-        assert_eq!(again, crate::cli::load::lines::Line { nr: 1, ..line });
+        assert_eq!(again, Line { nr: 1, ..line });
     }
 }

@@ -40,8 +40,8 @@ pub(super) enum Kind {
 /// What came out of the file.
 #[derive(Debug)]
 pub(super) enum Item {
-    /// A command, and the text it stands in.
-    Line { line: Line, text: String },
+    /// A command; of a JSON line, also its text.
+    Line { line: Line, json: Option<String> },
     /// A line that is none.
     Bad {
         nr: u64,
@@ -149,8 +149,8 @@ fn read_lines(
             }
             (Some(format), _) => match format.parse(nr, text) {
                 Ok(line) => {
-                    let text = text.to_owned();
-                    Item::Line { line, text }
+                    let json = matches!(kind, Kind::Json).then(|| text.to_owned());
+                    Item::Line { line, json }
                 }
                 Err(why) => {
                     let text = text.to_owned();

@@ -17,12 +17,12 @@ const RETRY_AFTER_MIN: Duration = Duration::from_millis(100);
 /// Longest pause, unless the node asks for a longer one.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
 
-/// A line on its way, with what is needed to give it back.
+/// A line on its way.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) line: Line,
-    /// As it stands in the file.
-    pub(super) text: String,
+    /// As it stands in a file of JSON lines.
+    pub(super) json: Option<String>,
 }
 
 /// What the node said about a line.
@@ -219,7 +219,7 @@ mod tests {
                     command_id: String::new(),
                     payload: bytes::Bytes::new(),
                 },
-                text: String::new(),
+                json: None,
             });
         }
         window

@@ -106,7 +106,9 @@ impl Cell {
     }
 
     fn handle(&mut self, queued: Queued, bytes: &mut usize, cx: &mut CellContext<'_>) -> Step {
-        if queued.deadline.is_some_and(|deadline| deadline <= cx.now) {
+        // A caller that gave up was told that this is never handled.
+        let too_late = queued.deadline.is_some_and(|deadline| deadline <= cx.now);
+        if !queued.reply_to.begin() || too_late {
             return self.hold(
                 queued,
                 Err(CommandError::DeadlineExceeded {
