@@ -26,7 +26,7 @@ pub use writing::*;
 /// Makes a `#[test]` of every case. `$run` is a function that gets a case, which is
 /// an `AsyncFnOnce(&Storage)`, opens a storage of the backend and runs it:
 ///
-/// ```ignore
+/// ```text
 /// fn run(case: impl AsyncFnOnce(&Storage)) { /* a runtime and an empty storage */ }
 /// perennial_persistence::journal_conformance_tests!(run);
 /// ```
