@@ -10,6 +10,7 @@
 pub mod conformance;
 pub mod memory;
 pub(crate) mod postgres;
+pub(crate) mod repetition;
 pub(crate) mod sqlite;
 
 use std::time::SystemTime;

@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use perennial_persistence::journal::{Append, AtomicWrite, Journal, NewEvent, WriteRight};
+use perennial_persistence::command::CommandId;
+use perennial_persistence::journal::{
+    Append, AtomicWrite, CommandRecord, Journal, NewEvent, WriteRight,
+};
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::sequence_nr::SequenceNr;
@@ -102,20 +106,13 @@ async fn expect_migration_takes_turns(url: &StorageUrl) {
     open(url).await.unwrap();
 }
 
-/// The highest number stays when everything was deleted and the process restarted;
-/// so do cluster and node numbers.
-async fn expect_kept_over_reopening(url: &StorageUrl) {
-    migrate(url).await.unwrap();
-    let id = PersistenceId::new("counter", "a").unwrap();
-    let before = open(url).await.unwrap();
-    let cluster = before.registry.cluster(16).await.unwrap();
-    let node = before.registry.mint_node().await.unwrap();
-    let incarnation = before.registry.begin_incarnation(node).await.unwrap();
+/// Three events at the start of a stream, in one atomic write.
+fn an_append(id: &PersistenceId) -> Append {
     let event = NewEvent {
         payload: Payload::json("1"),
         tags: Vec::new(),
     };
-    let append = Append {
+    Append {
         persistence_id: id.clone(),
         shard: ShardNr(1),
         epoch: Epoch(1),
@@ -126,7 +123,19 @@ async fn expect_kept_over_reopening(url: &StorageUrl) {
             command: None,
             metadata: None,
         }],
-    };
+    }
+}
+
+/// The highest number stays when everything was deleted and the process restarted;
+/// so do cluster and node numbers.
+async fn expect_kept_over_reopening(url: &StorageUrl) {
+    migrate(url).await.unwrap();
+    let id = PersistenceId::new("counter", "a").unwrap();
+    let before = open(url).await.unwrap();
+    let cluster = before.registry.cluster(16).await.unwrap();
+    let node = before.registry.mint_node().await.unwrap();
+    let incarnation = before.registry.begin_incarnation(node).await.unwrap();
+    let append = an_append(&id);
     let outcomes = before
         .journal
         .append(incarnation.session, 0, &[append])
@@ -153,6 +162,67 @@ async fn expect_kept_over_reopening(url: &StorageUrl) {
         2
     );
     assert!(after.registry.mint_node().await.unwrap() > node);
+}
+
+/// Command ids of deleted events are forgotten after the horizon, with a later
+/// deletion.
+async fn expect_forgotten_after_the_horizon(url: &StorageUrl) {
+    migrate(url).await.unwrap();
+    let options = StorageOptions {
+        command_id_horizon: Duration::ZERO,
+        ..StorageOptions::default()
+    };
+    let storage = Storage::open(url, &options).await.unwrap();
+    let node = storage.registry.mint_node().await.unwrap();
+    let session = storage
+        .registry
+        .begin_incarnation(node)
+        .await
+        .unwrap()
+        .session;
+    let id = PersistenceId::new("counter", "a").unwrap();
+    let once = CommandId::parse("once").unwrap().unwrap();
+    let mut append = an_append(&id);
+    append.writes[0].command = Some(CommandRecord {
+        command_id: once.clone(),
+        reply: Payload::json("done"),
+    });
+    let outcomes = storage.journal.append(session, 0, &[append]).await;
+    assert!(outcomes[0].failure.is_none(), "{outcomes:?}");
+    let (shard, epoch) = (ShardNr(1), Epoch(1));
+    let right = WriteRight {
+        session,
+        shard,
+        epoch,
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        storage
+            .journal
+            .delete_events(right, &id, SequenceNr::MAX)
+            .await
+            .unwrap();
+        let found = storage
+            .journal
+            .find_commands(&id, std::slice::from_ref(&once))
+            .await
+            .unwrap();
+        if found == [None] {
+            break;
+        }
+        assert!(Instant::now() < deadline, "should be forgotten: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn sqlite_forgets_commands_after_the_horizon() {
+    expect_forgotten_after_the_horizon(&File::new().url()).await;
+}
+
+#[tokio::test]
+async fn postgres_forgets_commands_after_the_horizon() {
+    let database = TestDatabase::new().await;
+    expect_forgotten_after_the_horizon(&database.url()).await;
 }
 
 #[tokio::test]

@@ -395,6 +395,30 @@ async fn a_server_that_goes_away_and_comes_back() {
     assert_stored(&node.append(node.to_append("b", 1, &["1"])).await);
 }
 
+/// Transaction numbers of another server may be lower: what is stored after a move
+/// comes after what was stored before, in the global order too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_global_order_survives_a_move_to_another_server() {
+    let database = TestDatabase::new().await;
+    let node = Node::start(&database.url()).await;
+    node.storage.registry.cluster(8).await.unwrap();
+    assert_stored(&node.append(node.to_append("a", 1, &["1"])).await);
+    let mut control = database.connect_options().connect().await.unwrap();
+    let moved = "UPDATE perennial.events SET tx = tx + 1000000; \
+                 UPDATE perennial.cluster SET system_identifier = system_identifier + 1";
+    control.execute(moved).await.unwrap();
+    for _ in 0..2 {
+        node.storage.registry.cluster(8).await.unwrap();
+    }
+    assert_stored(&node.append(node.to_append("a", 2, &["2"])).await);
+    let order: Vec<i64> =
+        sqlx::query_scalar("SELECT sequence_nr FROM perennial.events ORDER BY tx, ordering")
+            .fetch_all(&mut control)
+            .await
+            .unwrap();
+    assert_eq!(order, [1, 2]);
+}
+
 /// A caller that goes away in the middle leaves a journal that works, and the
 /// append is stored as a whole or not at all.
 #[tokio::test(flavor = "multi_thread")]

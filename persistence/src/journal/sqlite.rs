@@ -6,6 +6,7 @@
 //! whole and leaves its neighbours alone.
 //! The file, its connections and what errors mean: `storage/sqlite.rs`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use sqlx::{Executor, Row};
 use uuid::Uuid;
 
 use crate::command::CommandId;
+use crate::journal::repetition::first_repetition;
 use crate::journal::{
     Append, AppendError, Appended, AtomicWrite, EntityListing, EventRange, Journal, JournalError,
     OtherAuthor, StoredCommand, StoredEvent, StreamBounds, WriteRight,
@@ -46,6 +48,24 @@ impl SqliteJournal {
 const INSERT_EVENT: &str = "INSERT INTO events (persistence_id, sequence_nr, writer_uuid, shard, entity_type, codec, \
      manifest, payload, tags, metadata, write_len, command_id, reply, reply_codec, reply_manifest, created_at) \
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(unixepoch('subsec') * 1000000 AS INTEGER))";
+
+/// Of each of an array of streams, in its order.
+const KNOWN_HIGHEST: &str = "SELECT coalesce( \
+         (SELECT max(sequence_nr) FROM events WHERE persistence_id = asked.value), \
+         (SELECT highest FROM streams WHERE persistence_id = asked.value), 0) \
+     FROM json_each(?) AS asked ORDER BY asked.key";
+
+/// Of an array of pairs of stream and command id, those that are stored. A cross
+/// join is one whose order SQLite keeps: from the array to the index.
+const KNOWN_COMMANDS: &str = "WITH asked AS ( \
+         SELECT key, value ->> 0 AS persistence_id, value ->> 1 AS command_id FROM json_each(?)) \
+     SELECT asked.key, e.sequence_nr + e.write_len - 1, e.reply_codec, e.reply_manifest, e.reply \
+     FROM asked CROSS JOIN events e \
+     ON e.persistence_id = asked.persistence_id AND e.command_id = asked.command_id \
+     UNION ALL \
+     SELECT asked.key, d.sequence_nr, d.reply_codec, d.reply_manifest, d.reply \
+     FROM asked CROSS JOIN deleted_commands d \
+     ON d.persistence_id = asked.persistence_id AND d.command_id = asked.command_id";
 
 /// The window sums the bytes before each row, so that the byte limit is applied
 /// where the rows are.
@@ -123,11 +143,12 @@ async fn store_batch(
     batch: &[Append],
 ) -> Result<Vec<Appended>, sqlx::Error> {
     let fences = Fences::of(connection, session).await?;
+    let known = Known::of(connection, batch).await?;
     let mut outcomes = Vec::with_capacity(batch.len());
-    for append in batch {
+    for (index, append) in batch.iter().enumerate() {
         let (shard, epoch) = (append.shard, append.epoch);
         outcomes.push(if fences.allow(shard, epoch) {
-            store_append(connection, append).await?
+            store_append(connection, append, index, &known).await?
         } else {
             Appended::none(AppendError::Fenced {
                 session,
@@ -139,22 +160,93 @@ async fn store_batch(
     Ok(outcomes)
 }
 
+/// What the file knows of a batch before any of it is stored, asked at once. No
+/// two appends of a batch are for the same stream, so it stays true.
+struct Known {
+    /// The highest number of the stream of each append.
+    highest: Vec<SequenceNr>,
+    /// By append and write: commands that are stored already.
+    commands: BTreeMap<(usize, usize), StoredCommand>,
+}
+
+impl Known {
+    async fn of(connection: &mut SqliteConnection, batch: &[Append]) -> Result<Self, sqlx::Error> {
+        let ids: Vec<&str> = batch
+            .iter()
+            .map(|append| append.persistence_id.as_str())
+            .collect();
+        let highest: Vec<i64> = sqlx::query_scalar(KNOWN_HIGHEST)
+            .bind(serde_json::Value::from(ids).to_string())
+            .fetch_all(&mut *connection)
+            .await?;
+        let mut places = Vec::new();
+        let mut asked = Vec::new();
+        for (nr, append) in batch.iter().enumerate() {
+            for (write_nr, write) in append.writes.iter().enumerate() {
+                if let Some(command) = &write.command {
+                    places.push((nr, write_nr));
+                    asked.push(serde_json::json!([
+                        append.persistence_id.as_str(),
+                        command.command_id.as_str()
+                    ]));
+                }
+            }
+        }
+        let mut commands = BTreeMap::new();
+        if !asked.is_empty() {
+            let rows: Vec<(i64, i64, i16, String, Vec<u8>)> = sqlx::query_as(KNOWN_COMMANDS)
+                .bind(serde_json::Value::from(asked).to_string())
+                .fetch_all(connection)
+                .await?;
+            for (key, sequence_nr, codec, manifest, reply) in rows {
+                let stored = StoredCommand {
+                    sequence_nr: SequenceNr::from_i64(sequence_nr),
+                    reply: storage::payload(codec, manifest, reply),
+                };
+                if let Some(place) = usize::try_from(key).ok().and_then(|key| places.get(key)) {
+                    commands.insert(*place, stored);
+                }
+            }
+        }
+        Ok(Self {
+            highest: highest.into_iter().map(SequenceNr::from_i64).collect(),
+            commands,
+        })
+    }
+}
+
 async fn store_append(
     connection: &mut SqliteConnection,
     append: &Append,
+    index: usize,
+    known: &Known,
 ) -> Result<Appended, sqlx::Error> {
-    let highest = read_bounds(connection, &append.persistence_id)
-        .await?
-        .highest;
+    let highest = known.highest.get(index).copied().unwrap_or_default();
     if highest.next() != append.first_sequence_nr {
         return Ok(Appended::none(conflict(connection, append, highest).await?));
     }
+    let repetition = first_repetition(append);
     let mut first = append.first_sequence_nr;
-    for (index, write) in append.writes.iter().enumerate() {
-        if let Some(failure) = store_write(connection, append, write, first).await? {
+    for (write_nr, write) in append.writes.iter().enumerate() {
+        let failure = match (
+            &write.command,
+            known.commands.get(&(index, write_nr)),
+            &repetition,
+        ) {
+            (Some(command), Some(stored), _) => Some(AppendError::DuplicateCommand {
+                persistence_id: append.persistence_id.clone(),
+                command_id: command.command_id.clone(),
+                stored: stored.clone(),
+            }),
+            (_, _, Some(repetition)) if repetition.write == write_nr => {
+                Some(repetition.failure.clone())
+            }
+            _ => store_write(connection, append, write, first).await?,
+        };
+        if failure.is_some() {
             return Ok(Appended {
-                stored_writes: index,
-                failure: Some(failure),
+                stored_writes: write_nr,
+                failure,
             });
         }
         first = first.plus(write.events.len() as u64);
@@ -162,30 +254,19 @@ async fn store_append(
     Ok(Appended::all(append))
 }
 
-/// Stores an atomic write, or says why not.
+/// Stores an atomic write, or says why it is refused.
 async fn store_write(
     connection: &mut SqliteConnection,
     append: &Append,
     write: &AtomicWrite,
     first: SequenceNr,
 ) -> Result<Option<AppendError>, sqlx::Error> {
-    let persistence_id = &append.persistence_id;
-    if let Some(command) = &write.command
-        && let Some(stored) = find_command(connection, persistence_id, &command.command_id).await?
-    {
-        return Ok(Some(AppendError::DuplicateCommand {
-            persistence_id: persistence_id.clone(),
-            command_id: command.command_id.clone(),
-            stored,
-        }));
-    }
     // A single insert is all or nothing by itself.
     let several = write.events.len() > 1;
     if several {
         connection.execute("SAVEPOINT atomic_write").await?;
     }
-    let inserted = insert_events(connection, append, write, first).await;
-    let rejected = match inserted {
+    let rejected = match insert_events(connection, append, write, first).await {
         Ok(()) => None,
         Err(error) => match sort_failure(&error) {
             (SqliteFailure::Rejected, message) => Some(AppendError::Rejected { message }),
