@@ -7,6 +7,7 @@
 //! `journal/postgres.rs`; all pass `journal/conformance.rs`, which authors of
 //! other backends can run too.
 
+#[cfg(feature = "testing")]
 pub mod conformance;
 pub mod memory;
 pub(crate) mod postgres;

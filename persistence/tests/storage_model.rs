@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 const STREAMS: usize = 3;
 /// In all cases together; each case has up to 40 steps.
-const CASES: u32 = 12;
+const CASES: u32 = 30;
 
 /// One step of a history.
 #[derive(Debug, Clone)]

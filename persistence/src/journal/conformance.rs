@@ -5,7 +5,7 @@
 //! of its own, so cases can share a database and run at the same time. The J cases
 //! are those of the journals Perennial descends from; the X cases are what fenced
 //! writers and command ids ask for on top. [`crate::journal_conformance_tests`]
-//! makes one test of each.
+//! makes one test of each. Behind the cargo feature `testing`.
 //!
 //! Left out, with reasons: J20 asks for another serializer than the one payloads
 //! were encoded with; here payloads are bytes and a codec id, so J20 checks that
