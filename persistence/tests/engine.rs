@@ -12,3 +12,5 @@ mod command_ids;
 mod failures;
 #[path = "engine/life.rs"]
 mod life;
+#[path = "engine/random.rs"]
+mod random;

@@ -116,6 +116,10 @@ impl Fixture {
         self.memory.faults()
     }
 
+    pub(crate) fn settings(&self) -> &EngineSettings {
+        &self.settings
+    }
+
     /// A new process of the same node: the former session is fenced, the former
     /// engine is left as it is.
     pub(crate) async fn restart(&mut self) -> EntityEngine {
