@@ -11,6 +11,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::backoff::BackoffSettings;
 use crate::circuit_breaker::CircuitBreakerSettings;
@@ -59,7 +60,8 @@ pub struct EngineSettings {
     pub max_payload: usize,
     /// Requests waiting for one worker.
     pub queue_capacity: usize,
-    /// Seeds writer uuids and back-off; `None` draws from the operating system.
+    /// Seeds writer uuids (together with the session) and back-off; `None` draws
+    /// from the operating system.
     pub seed: Option<u64>,
 }
 
@@ -176,7 +178,13 @@ impl EntityEngine {
         let workers: Arc<[WorkerHandle]> = workers.into();
         let mut tasks = EngineTasks::default();
         let random = |stream: u64| match settings.seed {
-            Some(seed) => StdRng::seed_from_u64(seed.wrapping_add(stream)),
+            // Each session draws its own, whatever the seed: a writer drawn twice
+            // looks like one that was replaced long ago, and the replay filter
+            // discards what it wrote.
+            Some(seed) => StdRng::seed_from_u64(xxh3_64_with_seed(
+                session.0.as_bytes(),
+                seed.wrapping_add(stream),
+            )),
             None => StdRng::from_os_rng(),
         };
         let journal = Arc::new(GuardedJournal::new(
