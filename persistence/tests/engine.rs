@@ -14,3 +14,5 @@ mod failures;
 mod life;
 #[path = "engine/random.rs"]
 mod random;
+#[path = "engine/reviewed.rs"]
+mod reviewed;

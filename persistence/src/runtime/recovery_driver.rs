@@ -163,15 +163,17 @@ impl Source {
         let id = &recovery.persistence_id;
         let mut criteria = SnapshotCriteria::ALL;
         loop {
-            let (bounds, snapshot) = self
+            let (bounds, mut snapshot) = self
                 .step(async {
                     futures::try_join!(self.journal.bounds(id), self.snapshots.load(id, criteria))
                 })
                 .await?;
-            let nr = snapshot
-                .as_ref()
-                .map_or(SequenceNr::ZERO, |snapshot| snapshot.sequence_nr);
-            let contiguity = Contiguity::new(id.clone(), nr, bounds).map_err(damaged)?;
+            if number(snapshot.as_ref()) < bounds.deleted_to {
+                // They were read side by side. What was deleted in between was
+                // replaced by a newer snapshot before, so now it is found.
+                snapshot = self.step(self.snapshots.load(id, criteria)).await?;
+            }
+            let nr = number(snapshot.as_ref());
             if criteria != SnapshotCriteria::ALL && nr < bounds.deleted_to {
                 return Err(damaged(format_args!(
                     "{id}: no snapshot is understood that stands for the deleted events up to {}: restore the \
@@ -179,12 +181,19 @@ impl Source {
                     bounds.deleted_to
                 )));
             }
-            match self
-                .send_pages(recovery, bounds, snapshot, contiguity)
-                .await?
-            {
-                PageVerdict::SnapshotRefused => criteria = SnapshotCriteria::up_to(nr.previous()),
-                PageVerdict::Taken | PageVerdict::Over => return Ok(()),
+            match self.send_pages(recovery, bounds, snapshot).await {
+                Ok(PageVerdict::SnapshotRefused) => {
+                    criteria = SnapshotCriteria::up_to(nr.previous());
+                }
+                Ok(PageVerdict::Taken | PageVerdict::Over) => return Ok(()),
+                Err(RecoveryFault::Damaged(what))
+                    if self.step(self.journal.bounds(id)).await? != bounds =>
+                {
+                    return Err(RecoveryFault::Unavailable(format!(
+                        "the stream changed while it was read ({what})"
+                    )));
+                }
+                Err(fault) => return Err(fault),
             }
         }
     }
@@ -195,9 +204,10 @@ impl Source {
         recovery: &Recovery,
         bounds: StreamBounds,
         mut snapshot: Option<Snapshot>,
-        mut contiguity: Contiguity,
     ) -> Result<PageVerdict, RecoveryFault> {
         let id = &recovery.persistence_id;
+        let mut contiguity =
+            Contiguity::new(id.clone(), number(snapshot.as_ref()), bounds).map_err(damaged)?;
         let settings = self.settings.replay_filter;
         let mut filter = Some(ReplayFilter::new(id.clone(), settings));
         let mut next = contiguity.next();
@@ -284,6 +294,11 @@ impl Recovery {
         self.worker.recovery_page(self.to, page, verdict);
         answer.await.unwrap_or(PageVerdict::Over)
     }
+}
+
+/// Up to where a snapshot replaces the events.
+fn number(snapshot: Option<&Snapshot>) -> SequenceNr {
+    snapshot.map_or(SequenceNr::ZERO, |snapshot| snapshot.sequence_nr)
 }
 
 fn damaged(what: impl std::fmt::Display) -> RecoveryFault {

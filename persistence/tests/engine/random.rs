@@ -349,11 +349,6 @@ impl Program {
                 state,
                 ops: self.ops.iter().filter(|op| op.entity == entity).collect(),
             };
-            if std::env::var("DBG").is_ok() {
-                let range = perennial_persistence::journal::EventRange { persistence_id: notes(entity), from: SequenceNr::new(1), to: SequenceNr::MAX, max_events: usize::MAX, max_bytes: usize::MAX };
-                if let Ok(e) = self.f.storage.journal.read_events(&range).await { for e in e { println!("DBG {entity} {} {} {:?}", e.sequence_nr, e.writer, e.payload.bytes); } }
-                for op in &history.ops { println!("DBG {op:?}"); }
-            }
             history.check();
             history
                 .check_storage(&self.f.storage, self.deletes_events)

@@ -1,0 +1,65 @@
+//! Things that went wrong once, or nearly: each with the circumstances it takes.
+
+use std::time::Duration;
+
+use perennial_persistence::engine::EngineSettings;
+use perennial_persistence::journal::memory::faults::{Fault, Operation};
+use perennial_persistence::retention::RetentionSettings;
+
+use crate::fixture::{Command, Fixture, add, answered, notes, shard, texts};
+
+fn snapshots_every(every: u32) -> EngineSettings {
+    EngineSettings {
+        retention: RetentionSettings {
+            every,
+            ..RetentionSettings::default()
+        },
+        ..EngineSettings::default()
+    }
+}
+
+/// I-5: incarnations of different sessions never draw the same writer, or the
+/// replay filter would take the newer for the older.
+#[tokio::test(start_paused = true)]
+async fn i5_an_equal_seed_repeats_no_writer() {
+    let settings = EngineSettings {
+        seed: Some(1),
+        ..EngineSettings::default()
+    };
+    let mut f = Fixture::with(settings).await;
+    for round in 0..3 {
+        f.ask("n", &add(&format!("{round}.a"))).await.unwrap();
+        f.passivate("n").await;
+        f.ask("n", &add(&format!("{round}.b"))).await.unwrap();
+        f.restart().await.stop().await;
+    }
+    assert_eq!(f.list("n").await.len(), 6);
+}
+
+/// I-6: snapshot and bounds are two reads, and what lies between them may be
+/// deleted in between.
+#[tokio::test(start_paused = true)]
+async fn i6_a_deletion_during_a_recovery_loses_nothing() {
+    let settings = EngineSettings {
+        retention: RetentionSettings {
+            every: 1,
+            keep: 1,
+            delete_events: true,
+        },
+        ..EngineSettings::default()
+    };
+    let mut f = Fixture::with(settings).await;
+    f.ask("n", &add("a")).await.unwrap();
+    f.passivate("n").await;
+    let delay = Fault::Delay(Duration::from_millis(100));
+    f.faults().at(Operation::Bounds, 1, delay);
+    let read = f.tell("n", &Command::List);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let _former = f.restart().await;
+    for text in ["b", "c", "d"] {
+        f.ask("n", &add(text)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let list = texts(&answered(read).await.unwrap());
+    assert_eq!(list, ["a", "b", "c", "d"]);
+}
