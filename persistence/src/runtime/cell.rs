@@ -298,8 +298,11 @@ impl Cell {
         self.command_ids = CommandIdCache::default();
         self.retention = Retention::new(cx.settings.retention);
         self.stop_requested = false;
+        let work = self.work();
         // The state has left memory, which is what they wait for: dropping tells.
-        self.work().leave_waiters.clear();
+        work.leave_waiters.clear();
+        // It was about the state that is gone.
+        work.broken = None;
         cx.actions.push(Action::Recover);
         Next::Wait
     }

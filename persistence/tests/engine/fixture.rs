@@ -33,6 +33,10 @@ pub(crate) enum Command {
     List,
     PanicInHandler,
     PanicInApply,
+    /// Panics when the text is there, else stores nothing.
+    PanicWith(String),
+    /// Panics when the text is there, else adds it.
+    PanicUnlessNew(String),
     ThenStop(String),
     ThenSnapshot(String),
     Unhandled,
@@ -69,6 +73,11 @@ impl EventSourced for Notes {
             Command::List => Effect::reply(state.clone()),
             Command::PanicInHandler => panic!("told to panic"),
             Command::PanicInApply => Effect::persist(Event::Poison),
+            Command::PanicWith(text) | Command::PanicUnlessNew(text) if state.contains(&text) => {
+                panic!("told to panic")
+            }
+            Command::PanicWith(_) => Effect::none(),
+            Command::PanicUnlessNew(text) => Effect::persist(Event::Added(text)),
             Command::ThenStop(text) => Effect::persist(Event::Added(text)).then_stop(),
             Command::ThenSnapshot(text) => Effect::persist(Event::Added(text)).then_snapshot(),
             Command::Unhandled => Effect::unhandled(),

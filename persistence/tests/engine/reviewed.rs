@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use perennial_persistence::command_error::CommandError;
 use perennial_persistence::engine::EngineSettings;
 use perennial_persistence::journal::memory::faults::{Fault, Operation};
 use perennial_persistence::retention::RetentionSettings;
 
-use crate::fixture::{Command, Fixture, add, answered, notes, shard, texts};
+use crate::fixture::{Command, Fixture, add, answered, error, texts};
 
 fn snapshots_every(every: u32) -> EngineSettings {
     EngineSettings {
@@ -62,4 +63,20 @@ async fn i6_a_deletion_during_a_recovery_loses_nothing() {
     }
     let list = texts(&answered(read).await.unwrap());
     assert_eq!(list, ["a", "b", "c", "d"]);
+}
+
+/// the command is handled again on the state there is.
+#[tokio::test(start_paused = true)]
+async fn a_failure_on_a_state_that_never_was_is_forgotten() {
+    let f = Fixture::new().await;
+    f.ask("n", &add("a")).await.unwrap();
+    f.faults().at_payload("poison", Fault::Reject);
+    let poison = f.tell("n", &add("poison"));
+    let panic = f.tell("n", &Command::PanicWith("poison".into()));
+    let behind = f.tell("n", &add("b"));
+    let refused = error(answered(poison).await);
+    assert!(matches!(refused, CommandError::PersistRejected { .. }));
+    answered(panic).await.unwrap();
+    answered(behind).await.unwrap();
+    assert_eq!(f.list("n").await, ["a", "b"]);
 }
