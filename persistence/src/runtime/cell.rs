@@ -303,6 +303,12 @@ impl Cell {
         work.leave_waiters.clear();
         // It was about the state that is gone.
         work.broken = None;
+        // The ids stored since may not be in the new command id cache.
+        for queued in &mut work.stash {
+            if matches!(queued.index, Index::NotStored { .. }) {
+                queued.index = Index::NotAsked;
+            }
+        }
         cx.actions.push(Action::Recover);
         Next::Wait
     }

@@ -80,3 +80,20 @@ async fn a_failure_on_a_state_that_never_was_is_forgotten() {
     answered(behind).await.unwrap();
     assert_eq!(f.list("n").await, ["a", "b"]);
 }
+
+/// where the command ids from before the snapshot are not in memory.
+#[tokio::test(start_paused = true)]
+async fn i8_an_old_look_up_does_not_outlive_a_restart() {
+    let mut f = Fixture::with(snapshots_every(1)).await;
+    f.ask_with("n", &add("a"), "id-a").await.unwrap();
+    f.restart().await.stop().await;
+    f.ask("n", &Command::List).await.unwrap();
+    // Stores nothing, so that the index is asked about it and all behind it.
+    let _first = f.tell_with("n", &Command::List, Some("id-list"));
+    let original = f.tell_with("n", &Command::AddOnce("b".into()), Some("id-b"));
+    let stop = f.tell("n", &Command::ThenStop("c".into()));
+    let retry = f.tell_with("n", &Command::AddOnce("b".into()), Some("id-b"));
+    assert!(!answered(original).await.unwrap().duplicate);
+    answered(stop).await.unwrap();
+    assert!(answered(retry).await.unwrap().duplicate);
+}
