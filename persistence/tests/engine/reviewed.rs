@@ -97,3 +97,20 @@ async fn i8_an_old_look_up_does_not_outlive_a_restart() {
     answered(stop).await.unwrap();
     assert!(answered(retry).await.unwrap().duplicate);
 }
+
+/// I-8: a retry whose handler would panic today gets the reply it had then.
+#[tokio::test(start_paused = true)]
+async fn i8_a_retry_does_not_panic_for_its_own_effect() {
+    let mut f = Fixture::with(snapshots_every(1)).await;
+    let command = Command::PanicUnlessNew("a".into());
+    f.ask_with("n", &command, "id").await.unwrap();
+    f.restart().await.stop().await;
+    let before = f.tell("n", &add("b"));
+    let retry = f.tell_with("n", &command, Some("id"));
+    let behind = f.tell("n", &add("c"));
+    answered(before).await.unwrap();
+    assert!(answered(retry).await.unwrap().duplicate);
+    answered(behind).await.unwrap();
+    let panicked = error(f.ask_with("n", &command, "another id").await);
+    assert!(matches!(panicked, CommandError::Panicked { .. }));
+}

@@ -186,6 +186,13 @@ impl Cell {
                 self.hold_unless_retry(queued, answer, certainly_new)
             }
             Handled::Refused(error) => self.hold_unless_retry(queued, Err(error), certainly_new),
+            Handled::Broken(_) if !certainly_new => {
+                // Perhaps it failed on its own effect. The state is not to be
+                // trusted: start over, then ask the index first.
+                self.retries_likely = true;
+                self.stop_requested = true;
+                Step::EndBefore(queued)
+            }
             Handled::Broken(error) => {
                 self.work().broken = Some(error.to_string());
                 self.hold(queued, Err(error));
