@@ -114,3 +114,25 @@ async fn i8_a_retry_does_not_panic_for_its_own_effect() {
     let panicked = error(f.ask_with("n", &command, "another id").await);
     assert!(matches!(panicked, CommandError::Panicked { .. }));
 }
+
+/// outcome landed late. Who is told so must not read an older state after it.
+#[tokio::test(start_paused = true)]
+async fn i12_a_late_append_found_by_a_retry_is_seen_by_the_next_read() {
+    let mut f = Fixture::with(snapshots_every(1)).await;
+    f.ask_with("n", &add("a"), "id-a").await.unwrap();
+    f.restart().await.stop().await;
+    let late = Fault::Late {
+        after_operations: 1_000_000,
+    };
+    f.faults().at(Operation::Write, 1, late);
+    let unknown = error(f.ask_with("n", &add("b"), "id-b").await);
+    assert!(matches!(unknown, CommandError::PersistFailed { .. }));
+    assert_eq!(f.list("n").await, ["a"]);
+    f.faults().release_late_appends();
+    // Stores nothing, so that the index is asked about it and all behind it.
+    let _first = f.tell_with("n", &Command::List, Some("id-list"));
+    let retry = f.tell_with("n", &add("b"), Some("id-b"));
+    let read = f.tell("n", &Command::List);
+    assert!(answered(retry).await.unwrap().duplicate);
+    assert_eq!(texts(&answered(read).await.unwrap()), ["a", "b"]);
+}
