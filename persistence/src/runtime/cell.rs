@@ -227,6 +227,11 @@ impl Cell {
     /// waits in its stash starts the next incarnation. `left` is told, by being
     /// dropped, when it has. Returns whether the cell wants to run.
     pub(crate) fn request_stop(&mut self, left: oneshot::Sender<()>) -> bool {
+        if self.stage == Stage::Recovering {
+            // It is not in memory yet. Sent back to the start by everyone who asks,
+            // it would never handle what it recovers for.
+            return false;
+        }
         self.stop_requested = true;
         self.work.get_or_insert_default().leave_waiters.push(left);
         self.stage == Stage::Ready

@@ -65,22 +65,7 @@ async fn i6_a_deletion_during_a_recovery_loses_nothing() {
     assert_eq!(list, ["a", "b", "c", "d"]);
 }
 
-/// the command is handled again on the state there is.
-#[tokio::test(start_paused = true)]
-async fn a_failure_on_a_state_that_never_was_is_forgotten() {
-    let f = Fixture::new().await;
-    f.ask("n", &add("a")).await.unwrap();
-    f.faults().at_payload("poison", Fault::Reject);
-    let poison = f.tell("n", &add("poison"));
-    let panic = f.tell("n", &Command::PanicWith("poison".into()));
-    let behind = f.tell("n", &add("b"));
-    let refused = error(answered(poison).await);
-    assert!(matches!(refused, CommandError::PersistRejected { .. }));
-    answered(panic).await.unwrap();
-    answered(behind).await.unwrap();
-    assert_eq!(f.list("n").await, ["a", "b"]);
-}
-
+/// I-8: what the index said before the entity started over is of no use after it,
 /// where the command ids from before the snapshot are not in memory.
 #[tokio::test(start_paused = true)]
 async fn i8_an_old_look_up_does_not_outlive_a_restart() {
@@ -96,6 +81,23 @@ async fn i8_an_old_look_up_does_not_outlive_a_restart() {
     assert!(!answered(original).await.unwrap().duplicate);
     answered(stop).await.unwrap();
     assert!(answered(retry).await.unwrap().duplicate);
+}
+
+/// A panic on a tentative state that never came to be is not the entity's end:
+/// the command is handled again on the state there is.
+#[tokio::test(start_paused = true)]
+async fn a_failure_on_a_state_that_never_was_is_forgotten() {
+    let f = Fixture::new().await;
+    f.ask("n", &add("a")).await.unwrap();
+    f.faults().at_payload("poison", Fault::Reject);
+    let poison = f.tell("n", &add("poison"));
+    let panic = f.tell("n", &Command::PanicWith("poison".into()));
+    let behind = f.tell("n", &add("b"));
+    let refused = error(answered(poison).await);
+    assert!(matches!(refused, CommandError::PersistRejected { .. }));
+    answered(panic).await.unwrap();
+    answered(behind).await.unwrap();
+    assert_eq!(f.list("n").await, ["a", "b"]);
 }
 
 /// I-8: a retry whose handler would panic today gets the reply it had then.
@@ -115,6 +117,7 @@ async fn i8_a_retry_does_not_panic_for_its_own_effect() {
     assert!(matches!(panicked, CommandError::Panicked { .. }));
 }
 
+/// I-12: the index may know more than the entity, when an append of unknown
 /// outcome landed late. Who is told so must not read an older state after it.
 #[tokio::test(start_paused = true)]
 async fn i12_a_late_append_found_by_a_retry_is_seen_by_the_next_read() {
@@ -135,4 +138,17 @@ async fn i12_a_late_append_found_by_a_retry_is_seen_by_the_next_read() {
     let read = f.tell("n", &Command::List);
     assert!(answered(retry).await.unwrap().duplicate);
     assert_eq!(texts(&answered(read).await.unwrap()), ["a", "b"]);
+}
+
+/// A passivation that meets a recovering entity does not send it back to start.
+#[tokio::test(start_paused = true)]
+async fn a_passivation_does_not_interrupt_a_recovery() {
+    let f = Fixture::new().await;
+    let delay = Fault::Delay(Duration::from_millis(50));
+    f.faults().at(Operation::Bounds, 1, delay);
+    let answer = f.tell("n", &add("a"));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    f.passivate("n").await;
+    answered(answer).await.unwrap();
+    assert_eq!(f.faults().count(Operation::Bounds), 1);
 }
