@@ -3,13 +3,13 @@
 //! It knows shards as numbers and nothing of who owns them. Each shard belongs to
 //! one worker for good. Next: `runtime/worker.rs`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -276,17 +276,20 @@ impl EntityEngine {
         let _ = fenced.wait_for(|&fenced| fenced).await;
     }
 
-    /// Finishes what is accepted, refuses what is new with SHARD_UNAVAILABLE, and
-    /// returns when all is answered and no task is left.
+    /// Finishes what entities have accepted, refuses what is new with
+    /// SHARD_UNAVAILABLE, and returns when all is answered and no task is left.
+    /// Safe to cancel, and to call again: the engine goes on stopping.
     pub async fn stop(&self) {
         for worker in self.shared.workers() {
             worker.stop();
         }
-        let mut tasks = {
-            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *tasks)
-        };
-        while tasks.workers.join_next().await.is_some() {}
+        let mut tasks = self.tasks.lock().await;
+        while let Some(ended) = tasks.workers.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a worker failed; what its entities had accepted is not answered");
+            }
+        }
+        self.shared.snapshots.finished().await;
         tasks.services.shutdown().await;
     }
 

@@ -102,6 +102,12 @@ impl SnapshotWriter {
         });
     }
 
+    /// Returns when nothing is waiting or under way.
+    pub(crate) async fn finished(&self) {
+        // Each holds one place.
+        let _all = self.waiting.acquire_many(WAITING_MAX as u32).await;
+    }
+
     async fn perform(&self, owner: &SnapshotOwner, deletion: Deletion) -> Result<(), JournalError> {
         let SnapshotOwner {
             right,

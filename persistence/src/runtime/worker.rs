@@ -241,7 +241,8 @@ impl Worker {
                 // All three are safe to cancel: what was not taken stays queued.
                 tokio::select! {
                     n = queues.events.recv_many(&mut events, INTAKE_MAX) => if n == 0 { return },
-                    n = queues.requests.recv_many(&mut requests, INTAKE_MAX) => if n == 0 { return },
+                    n = queues.requests.recv_many(&mut requests, INTAKE_MAX), if !self.stopping =>
+                        if n == 0 { return },
                     _ = clock.tick() => self.tick(),
                 }
             } else {
@@ -249,13 +250,18 @@ impl Worker {
                 tokio::task::yield_now().await;
             }
             take_waiting(&mut queues.events, &mut events);
-            while requests.len() < INTAKE_MAX
+            for event in events.drain(..) {
+                self.on_event(event);
+            }
+            if self.stopping {
+                // From here on `WorkerHandle::deliver` refuses; or an entity that is
+                // never left in peace would never leave.
+                queues.requests.close();
+            }
+            while (self.stopping || requests.len() < INTAKE_MAX)
                 && let Ok(request) = queues.requests.try_recv()
             {
                 requests.push(request);
-            }
-            for event in events.drain(..) {
-                self.on_event(event);
             }
             for request in requests.drain(..) {
                 self.on_request(request);
@@ -272,6 +278,10 @@ impl Worker {
             let oldest = self.idle.oldest().map(|(_, tick)| tick);
             self.shared.residency.publish_oldest(self.number, oldest);
             if self.stopping && self.cells.is_empty() {
+                // What was being handed in when the queue was closed.
+                while let Some(request) = queues.requests.recv().await {
+                    self.on_request(request);
+                }
                 return;
             }
         }

@@ -190,7 +190,9 @@ impl Program {
         let (to, engine) = match &self.zombie {
             // Nothing but its lease, which is not the engine's business, keeps a
             // replaced node from answering reads.
-            Some(zombie) if op.writes() && self.random.random_bool(0.3) => (zombie, self.engine - 1),
+            Some(zombie) if op.writes() && self.random.random_bool(0.3) => {
+                (zombie, self.engine - 1)
+            }
             _ => (&self.f.engine, self.engine),
         };
         let deadline = self.random.random_bool(0.03).then(|| {
@@ -254,7 +256,10 @@ impl Program {
                 SaveSnapshot,
             ];
             let faults = [Fault::Fail, delay, delay, Fault::Corrupt];
-            (*operations.choose(random).unwrap(), *faults.choose(random).unwrap())
+            (
+                *operations.choose(random).unwrap(),
+                *faults.choose(random).unwrap(),
+            )
         };
         let nth = random.random_range(1..8);
         self.f.faults().at(operation, nth, fault);
@@ -339,7 +344,10 @@ impl Program {
             assert_eq!(self.read(entity).await, live, "I-6: replay differs");
             histories.push((entity, live));
         }
-        let (live, limit) = (self.f.engine.live_entities(), self.f.settings().active_entity_limit);
+        let (live, limit) = (
+            self.f.engine.live_entities(),
+            self.f.settings().active_entity_limit,
+        );
         assert!(live <= limit, "{live} in memory, {limit} allowed");
         self.f.engine.stop().await;
         assert_eq!(self.f.engine.live_entities(), 0);

@@ -152,3 +152,73 @@ async fn a_passivation_does_not_interrupt_a_recovery() {
     answered(answer).await.unwrap();
     assert_eq!(f.faults().count(Operation::Bounds), 1);
 }
+
+/// I-8: what waits for a worker when it stops is answered, however much it is.
+#[tokio::test]
+async fn i8_a_long_queue_is_answered_by_stop() {
+    let f = Fixture::with(EngineSettings {
+        workers: 1,
+        ..EngineSettings::default()
+    })
+    .await;
+    let answers: Vec<_> = (0..5_000)
+        .map(|i| f.tell(&i.to_string(), &add("a")))
+        .collect();
+    f.engine.stop().await;
+    for answer in answers {
+        let answer = answered(answer).await;
+        assert!(matches!(
+            answer,
+            Ok(_) | Err(CommandError::ShardUnavailable { .. })
+        ));
+    }
+    assert_eq!(f.engine.live_entities(), 0);
+}
+
+/// An entity that is never left in peace does not keep the engine from stopping.
+#[tokio::test(start_paused = true)]
+async fn stop_ends_while_commands_keep_coming() {
+    let f = Fixture::new().await;
+    for nth in 1..1_000 {
+        let delay = Fault::Delay(Duration::from_millis(5));
+        f.faults().at(Operation::Write, nth, delay);
+    }
+    let mut answers = vec![f.tell("n", &add("a"))];
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let mut stop = std::pin::pin!(f.engine.stop());
+    let mut sent = 0;
+    while futures::poll!(stop.as_mut()).is_pending() {
+        assert!(sent < 500, "it does not stop");
+        sent += 1;
+        answers.push(f.tell("n", &add("b")));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for answer in answers {
+        let answer = answered(answer).await;
+        assert!(matches!(
+            answer,
+            Ok(_) | Err(CommandError::ShardUnavailable { .. })
+        ));
+    }
+}
+
+/// Whoever stops the engine second waits as long as the first; and who gives up
+/// waiting breaks nothing off.
+#[tokio::test(start_paused = true)]
+async fn i8_stop_may_be_given_up_and_asked_again() {
+    let f = Fixture::new().await;
+    let delay = Fault::Delay(Duration::from_secs(5));
+    f.faults().at(Operation::Write, 1, delay);
+    let answer = f.tell("n", &add("a"));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let given_up = tokio::time::timeout(Duration::from_secs(1), f.engine.stop()).await;
+    assert!(given_up.is_err());
+    let second = tokio::spawn({
+        let engine = f.engine.clone();
+        async move { engine.stop().await }
+    });
+    f.engine.stop().await;
+    assert_eq!(f.engine.live_entities(), 0);
+    second.await.unwrap();
+    answered(answer).await.unwrap();
+}

@@ -111,7 +111,12 @@ impl History<'_> {
     fn places(&self) -> BTreeMap<&str, u64> {
         let numbered = self.state.iter().map(String::as_str).zip(1..);
         let places: BTreeMap<_, _> = numbered.collect();
-        assert_eq!(places.len(), self.state.len(), "I-8: two effects: {:?}", self.state);
+        assert_eq!(
+            places.len(),
+            self.state.len(),
+            "I-8: two effects: {:?}",
+            self.state
+        );
         places
     }
 
@@ -136,7 +141,11 @@ impl History<'_> {
             );
             if op.writes() {
                 let acknowledged = op.replies().next().is_some();
-                assert!(!acknowledged || !found.is_empty(), "I-5: lost: {op:?}: {:?}", self.state);
+                assert!(
+                    !acknowledged || !found.is_empty(),
+                    "I-5: lost: {op:?}: {:?}",
+                    self.state
+                );
                 assert!(
                     !op.is_refused() || found.is_empty(),
                     "I-8: refused and stored: {op:?}: {:?}",
@@ -167,13 +176,20 @@ impl History<'_> {
                 if let Some(before) = op.expected {
                     assert_eq!(nr, before + op.texts().len() as u64, "{op:?}");
                 }
-                assert!(!reply.duplicate || op.command_id.is_some() && op.writes(), "{op:?}");
+                assert!(
+                    !reply.duplicate || op.command_id.is_some() && op.writes(),
+                    "{op:?}"
+                );
             }
             if op.writes() {
                 let originals = op.replies().filter(|(_, reply)| !reply.duplicate).count();
                 assert!(originals <= 1, "I-8: handled twice: {op:?}");
             }
-            for error in op.attempts.iter().filter_map(|a| a.answer.as_ref()?.as_ref().err()) {
+            for error in op
+                .attempts
+                .iter()
+                .filter_map(|a| a.answer.as_ref()?.as_ref().err())
+            {
                 self.check_error(op, error);
             }
         }
@@ -257,13 +273,18 @@ impl History<'_> {
         }
         assert_eq!(next, bounds.highest, "I-3: not contiguous");
         let mut criteria = SnapshotCriteria::ALL;
-        while let Some(snapshot) =
-            patiently(|| storage.snapshots.load(&id, criteria)).await
-        {
+        while let Some(snapshot) = patiently(|| storage.snapshots.load(&id, criteria)).await {
             let at = snapshot.sequence_nr;
-            assert!(at <= bounds.highest, "I-4: a snapshot of what is not stored");
+            assert!(
+                at <= bounds.highest,
+                "I-4: a snapshot of what is not stored"
+            );
             let state: Vec<String> = serde_json::from_slice(&snapshot.payload.bytes).unwrap();
-            assert_eq!(state, self.state[..at.get() as usize], "I-6: snapshot at {at}");
+            assert_eq!(
+                state,
+                self.state[..at.get() as usize],
+                "I-6: snapshot at {at}"
+            );
             criteria = SnapshotCriteria::up_to(at.previous());
         }
         for op in &self.ops {
