@@ -33,7 +33,7 @@ pub(super) async fn state_at(shared: &Shared, id: &PersistenceId, nr: SequenceNr
             highest: bounds.highest,
         });
     }
-    let mut behavior = factory.incarnate(shared.settings.max_payload);
+    let mut behavior = factory.incarnate(shared.settings.max_payload)?;
     let mut criteria = SnapshotCriteria::up_to(nr);
     let mut reached = SequenceNr::ZERO;
     while let Some(snapshot) = shared

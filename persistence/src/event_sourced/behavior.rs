@@ -29,12 +29,12 @@ pub(crate) struct EventSourcedBehavior<E: EventSourced> {
 }
 
 impl<E: EventSourced> EventSourcedBehavior<E> {
-    pub(crate) fn new(definition: Arc<E>, max_payload: usize) -> Self {
-        Self {
+    pub(crate) fn new(definition: Arc<E>, max_payload: usize) -> Result<Self, CommandError> {
+        Ok(Self {
             definition,
-            state: E::State::default(),
+            state: guard(E::State::default)?,
             max_payload,
-        }
+        })
     }
 
     fn encode_event(&self, event: &E::Event) -> Result<NewEvent, CommandError> {
@@ -71,12 +71,11 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         let bytes = match reply {
             None => Bytes::new(),
             Some(make_reply) => {
-                let reply = guard(|| make_reply(&self.state))?;
-                <E::Codec as Codec<E::Reply>>::encode(&reply).map_err(|error| {
-                    CommandError::Panicked {
-                        message: format!("its reply cannot be encoded: {error}"),
-                        applied: Applied::No,
-                    }
+                let encoded =
+                    guard(|| <E::Codec as Codec<E::Reply>>::encode(&make_reply(&self.state)))?;
+                encoded.map_err(|error| CommandError::Panicked {
+                    message: format!("its reply cannot be encoded: {error}"),
+                    applied: Applied::No,
                 })?
             }
         };
@@ -100,13 +99,11 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
             Events::One(event) => vec![event],
             Events::Many(events) => events,
         };
-        let encoded = events
-            .iter()
-            .map(|event| self.encode_event(event))
-            .collect::<Result<Vec<_>, _>>();
-        let encoded = match encoded {
-            Ok(encoded) => encoded,
-            Err(error) => return Handled::Refused(error),
+        let encode = || events.iter().map(|event| self.encode_event(event));
+        let encoded = match guard(|| encode().collect::<Result<Vec<_>, _>>()) {
+            Ok(Ok(encoded)) => encoded,
+            Ok(Err(error)) => return Handled::Refused(error),
+            Err(panicked) => return Handled::Broken(panicked),
         };
         let applied = guard(|| {
             for event in events {
@@ -233,3 +230,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod behavior_test;

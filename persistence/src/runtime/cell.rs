@@ -174,22 +174,24 @@ pub(crate) struct CellContext<'a> {
 }
 
 impl Cell {
-    /// A cell that begins to recover; `Action::Recover` is asked for at once.
+    /// A cell that begins to recover; `Action::Recover` is asked for at once. Fails
+    /// when the entity's initial state cannot be made.
     pub(crate) fn start(
         envelope: &Envelope,
         factory: &Arc<dyn EntityFactory>,
         incarnation: u64,
         writer: WriterUuid,
         cx: &mut CellContext<'_>,
-    ) -> Self {
+    ) -> Result<Self, CommandError> {
+        let behavior = factory.incarnate(cx.settings.max_payload)?;
         cx.actions.push(Action::Recover);
-        Self {
+        Ok(Self {
             persistence_id: envelope.persistence_id.clone(),
             shard: envelope.shard,
             epoch: envelope.epoch,
             incarnation,
             factory: Arc::clone(factory),
-            behavior: factory.incarnate(cx.settings.max_payload),
+            behavior,
             writer,
             stage: Stage::Recovering,
             sequence_nr: SequenceNr::ZERO,
@@ -200,7 +202,7 @@ impl Cell {
             stop_requested: false,
             retention: Retention::new(cx.settings.retention),
             work: None,
-        }
+        })
     }
 
     /// Takes a request in. It is handled by [`Cell::run`], or answered here with
@@ -295,7 +297,10 @@ impl Cell {
         if self.queued() == 0 {
             return Next::Leave;
         }
-        self.behavior = self.factory.incarnate(cx.settings.max_payload);
+        self.behavior = match self.factory.incarnate(cx.settings.max_payload) {
+            Ok(behavior) => behavior,
+            Err(error) => return self.recovery_failed(error.to_string()),
+        };
         self.stage = Stage::Recovering;
         self.sequence_nr = SequenceNr::ZERO;
         self.stored_nr = SequenceNr::ZERO;

@@ -397,8 +397,19 @@ impl Worker {
             journal_out_of_reach: shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
         };
-        let mut cell = Cell::start(&envelope, factory, self.incarnations, writer, &mut cx);
         let id = envelope.persistence_id.clone();
+        let mut cell = match Cell::start(&envelope, factory, self.incarnations, writer, &mut cx) {
+            Ok(cell) => cell,
+            Err(error) => {
+                let message = error.to_string();
+                let retry_after = self.back_off(id, &message);
+                envelope.reply_to.answer(Err(CommandError::RecoveryFailed {
+                    message,
+                    retry_after,
+                }));
+                return;
+            }
+        };
         cell.accept(envelope, &shared.settings);
         let slot = self.cells.insert(Resident { cell, ready: false });
         self.by_id.insert(id, slot);
