@@ -40,7 +40,8 @@ pub struct EngineSettings {
     pub workers: usize,
     /// Entities recovering at once (promise I-11).
     pub max_concurrent_recoveries: usize,
-    /// How long each step of a recovery may take, from the grant of the permit.
+    /// How long each step of a recovery may take, from the grant of the permit, and
+    /// each look-up of command ids.
     pub recovery_event_timeout: Duration,
     /// What is done about streams with two authors.
     pub replay_filter: ReplayFilterSettings,

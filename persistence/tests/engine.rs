@@ -10,6 +10,8 @@ mod fixture;
 mod command_ids;
 #[path = "engine/failures.rs"]
 mod failures;
+#[path = "engine/flawed_storage.rs"]
+mod flawed_storage;
 #[path = "engine/life.rs"]
 mod life;
 #[path = "engine/random.rs"]

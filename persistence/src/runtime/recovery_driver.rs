@@ -23,6 +23,7 @@ use crate::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
 use crate::storage::Storage;
 
 use super::cell::{PageVerdict, RecoveryPage};
+use super::contained::contained;
 use super::worker::{Address, WorkerHandle};
 
 /// Events of one page.
@@ -273,7 +274,7 @@ impl Source {
         work: impl Future<Output = Result<T, JournalError>>,
     ) -> Result<T, RecoveryFault> {
         let limit: Duration = self.settings.recovery_event_timeout;
-        match timeout(limit, work).await {
+        match timeout(limit, contained(work)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error @ JournalError::Corrupt { .. })) => {
                 Err(RecoveryFault::Damaged(error.to_string()))

@@ -26,6 +26,7 @@ use crate::sequence_nr::SequenceNr;
 use crate::writer::WriterUuid;
 
 use super::cell::{Action, Cell, CellContext, Failure, Next, PageVerdict, RecoveryPage};
+use super::contained::look_up;
 use super::recovery_driver::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
 
@@ -522,9 +523,10 @@ impl Worker {
                 Action::FindCommands(ids) => {
                     let journal = Arc::clone(&self.shared.storage.journal);
                     let (id, worker) = (cell.persistence_id.clone(), worker.clone());
+                    let limit = self.shared.settings.recovery_event_timeout;
                     tokio::spawn(async move {
-                        let found = journal.find_commands(&id, &ids).await;
-                        worker.commands_found(from, ids, found.map_err(|error| error.to_string()));
+                        let found = look_up(&*journal, &id, &ids, limit).await;
+                        worker.commands_found(from, ids, found);
                     });
                 }
                 Action::SaveSnapshot {

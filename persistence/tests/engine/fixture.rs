@@ -110,6 +110,15 @@ impl Fixture {
     pub(crate) async fn with(settings: EngineSettings) -> Self {
         let memory = MemoryStorage::new(2);
         let storage = memory.storage();
+        Self::over(memory, storage, settings).await
+    }
+
+    /// Over a storage that is not quite the memory's.
+    pub(crate) async fn over(
+        memory: MemoryStorage,
+        storage: Storage,
+        settings: EngineSettings,
+    ) -> Self {
         let node = storage.registry.mint_node().await.unwrap();
         let engine = start(&storage, node, &settings).await;
         Self {

@@ -1,4 +1,7 @@
 //! Things that went wrong once, or nearly: each with the circumstances it takes.
+//!
+//! Time is virtual: it passes only when nothing else can happen, so a sleep ends
+//! when everything under way has come as far as it can.
 
 use std::time::Duration;
 
