@@ -219,33 +219,4 @@ pub(super) const KEYS: &[Key] = &[
             Ok(())
         },
     },
-    Key {
-        name: "persistence.circuit_breaker.max_failures",
-        default: "10",
-        doc: "Calls in a row the journal may fail before nothing is sent to it any more but one \
-              probe at a time. Raise it when single failures are usual.",
-        set: |settings, text| {
-            settings.engine.circuit_breaker.max_failures = count(text, 1..=1_000_000)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "persistence.circuit_breaker.call_timeout",
-        default: "10s",
-        doc: "A call that takes longer counts as failed. Raise it for a slow or far journal.",
-        set: |settings, text| {
-            settings.engine.circuit_breaker.call_timeout = duration(text, SHORTEST)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "persistence.circuit_breaker.reset_timeout",
-        default: "1s",
-        doc: "Time between two probes, on average. Lower it to notice earlier that the journal is \
-              back, raise it when many nodes share a struggling one.",
-        set: |settings, text| {
-            settings.engine.circuit_breaker.reset_timeout = duration(text, SHORTEST)?;
-            Ok(())
-        },
-    },
 ];
