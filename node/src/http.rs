@@ -1,8 +1,8 @@
 //! The HTTP port: `/livez`, `/readyz` and `/metrics`. No entity data goes out
 //! here, so probes and scrapers need no rights.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
@@ -47,7 +47,11 @@ pub(crate) fn router(
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
-        .with_state(Shown { readiness, metrics, engine })
+        .with_state(Shown {
+            readiness,
+            metrics,
+            engine,
+        })
 }
 
 async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {

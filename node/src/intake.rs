@@ -113,7 +113,8 @@ impl Intake {
             return Unanswered::new(receiver, in_flight).answer().await;
         };
         let (reply_to, receiver, handling) = ReplyTo::ask_for_a_time();
-        self.region.deliver(persistence_id, request, Some(at), reply_to);
+        self.region
+            .deliver(persistence_id, request, Some(at), reply_to);
         let mut unanswered = Unanswered::new(receiver, in_flight);
         // An answer that is there when the deadline passes is given.
         match tokio::time::timeout_at(at.into(), unanswered.answer()).await {

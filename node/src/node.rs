@@ -272,7 +272,11 @@ impl NodeBuilder {
         let recorder = metrics::install()?;
         let readiness = Readiness::default();
         let engine_place = Arc::new(OnceLock::new());
-        let pages = http::router(readiness.clone(), recorder.clone(), Arc::clone(&engine_place));
+        let pages = http::router(
+            readiness.clone(),
+            recorder.clone(),
+            Arc::clone(&engine_place),
+        );
         let closed = closing.clone().cancelled_owned();
         let http_task = tokio::spawn(async move {
             let serving = axum::serve(http_listener, pages).with_graceful_shutdown(closed);

@@ -21,7 +21,10 @@ fn wrong_arguments_end_with_2_and_say_which() {
         (&["state", "counter", "a", "--at", "x"], "--at"),
         (&["state", "counter", "a", "--timeout", "5"], "--timeout"),
         (&["load", "counter", "f", "--id-column", "a"], "--command"),
-        (&["load", "counter", "f", "--outstanding", "0"], "--outstanding"),
+        (
+            &["load", "counter", "f", "--outstanding", "0"],
+            "--outstanding",
+        ),
         (&["state", "counter", "a", "--output", "xml"], "--output"),
         (&["send", "counter", "a", "1", "--address", "a b"], "a b"),
         (&["dev", "--listen", "7400"], "--listen"),

@@ -111,13 +111,25 @@ async fn what_is_wrong_with_a_request_is_said_without_asking_the_entity() {
     let bad = |code, reason: &'static str| (code, reason.to_owned());
     let (argument, range) = (Code::InvalidArgument, Code::OutOfRange);
     for (request, expected) in [
-        (send("nope", "a", "1"), bad(Code::NotFound, "ENTITY_TYPE_UNKNOWN")),
-        (send("", "a", "1"), bad(Code::NotFound, "ENTITY_TYPE_UNKNOWN")),
+        (
+            send("nope", "a", "1"),
+            bad(Code::NotFound, "ENTITY_TYPE_UNKNOWN"),
+        ),
+        (
+            send("", "a", "1"),
+            bad(Code::NotFound, "ENTITY_TYPE_UNKNOWN"),
+        ),
         (send("counter", "", "1"), bad(argument, "ENTITY_ID_INVALID")),
-        (send("counter", "a|b", "1"), bad(argument, "ENTITY_ID_INVALID")),
+        (
+            send("counter", "a|b", "1"),
+            bad(argument, "ENTITY_ID_INVALID"),
+        ),
         (send("counter", "a", "1"), bad(argument, "PAYLOAD_INVALID")),
         (send("counter", "a", &long), bad(range, "PAYLOAD_TOO_LARGE")),
-        (send("counter", "a", &beyond_decoding), bad(range, "PAYLOAD_TOO_LARGE")),
+        (
+            send("counter", "a", &beyond_decoding),
+            bad(range, "PAYLOAD_TOO_LARGE"),
+        ),
         (
             SendRequest {
                 metadata: [("key".into(), long.clone())].into(),
@@ -169,7 +181,9 @@ async fn a_stream_answers_each_entity_in_order_refusals_included() {
     });
     let stream = tokio_stream::iter(requests.collect::<Vec<_>>());
     let responses = world.entities.send_stream(stream).await.unwrap();
-    let responses = responses.into_inner().map(|response| told(&response.unwrap()));
+    let responses = responses
+        .into_inner()
+        .map(|response| told(&response.unwrap()));
     let responses: Vec<_> = responses.collect().await;
     assert_eq!(responses.len(), 300);
     for entity in 0..3 {
@@ -298,7 +312,9 @@ async fn events_are_read_in_pages_and_followed() {
         assert_eq!(event.sequence_nr, nr);
     }
     add_one(&world, "a").await;
-    let next = tokio::time::timeout(SOON, followed.message()).await.unwrap();
+    let next = tokio::time::timeout(SOON, followed.message())
+        .await
+        .unwrap();
     assert_eq!(next.unwrap().unwrap().sequence_nr, 301);
 
     let beyond = EventsRequest {
@@ -310,7 +326,9 @@ async fn events_are_read_in_pages_and_followed() {
 
     // A node that stops ends the stream, and says why.
     let stopping = tokio::spawn(world.node.stop());
-    let ended = tokio::time::timeout(SOON, followed.message()).await.unwrap();
+    let ended = tokio::time::timeout(SOON, followed.message())
+        .await
+        .unwrap();
     assert_eq!(reason(&ended.unwrap_err()), "SHARD_UNAVAILABLE");
     tokio::time::timeout(SOON, stopping).await.unwrap().unwrap();
 }
@@ -366,7 +384,10 @@ async fn a_stopping_node_finishes_what_a_stream_has_sent() {
     let stopping = tokio::spawn(world.node.stop());
     let mut answered = 1;
     let last = loop {
-        match tokio::time::timeout(SOON, responses.message()).await.unwrap() {
+        match tokio::time::timeout(SOON, responses.message())
+            .await
+            .unwrap()
+        {
             Ok(Some(response)) => {
                 assert_eq!(told(&response), (answered, String::new()));
                 answered += 1;

@@ -160,10 +160,7 @@ fn a_bad_value_is_named_with_what_was_expected() {
 #[test]
 fn contradicting_settings_are_refused() {
     let error = load_file("[persistence.backoff]\nmin = \"1min\"").unwrap_err();
-    assert!(
-        matches!(error, SettingsError::Backoff(_)),
-        "{error}"
-    );
+    assert!(matches!(error, SettingsError::Backoff(_)), "{error}");
 }
 
 #[test]
@@ -193,6 +190,9 @@ fn a_password_is_not_shown() {
         "--journal",
     )];
     let error = Settings::load(None, [], &flags).unwrap_err().to_string();
-    assert!(error.contains("--journal") && error.contains("sqlite:"), "{error}");
+    assert!(
+        error.contains("--journal") && error.contains("sqlite:"),
+        "{error}"
+    );
     assert!(!error.contains("hunter2"), "{error}");
 }

@@ -7,9 +7,9 @@ use axum::body::Body;
 use axum::response::Response;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::service::Routes;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
@@ -108,9 +108,7 @@ pub(crate) fn serve(
 /// errors of this contract have.
 async fn explain(response: Response) -> Response {
     match Status::from_header_map(response.headers()) {
-        Some(status) if status.code() == Code::OutOfRange => {
-            explained(status).into_http::<Body>()
-        }
+        Some(status) if status.code() == Code::OutOfRange => explained(status).into_http::<Body>(),
         _ => response,
     }
 }

@@ -163,7 +163,11 @@ pub(crate) fn explained(status: Status) -> Status {
     }
     let values = HashMap::from([("applied".to_owned(), "no".to_owned())]);
     let details = ErrorDetails::with_error_info("PAYLOAD_TOO_LARGE", ERROR_DOMAIN, values);
-    Status::with_error_details(Code::OutOfRange, cut(status.message(), TEXT_LEN_MAX), details)
+    Status::with_error_details(
+        Code::OutOfRange,
+        cut(status.message(), TEXT_LEN_MAX),
+        details,
+    )
 }
 
 /// The same as a message, for the responses of a stream.
