@@ -14,6 +14,7 @@ use perennial_persistence::payload::CodecId;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_sharding::region::Region;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use crate::admission::{Admission, InFlight};
 use crate::grpc::deadline::Deadline;
@@ -79,7 +80,7 @@ impl Intake {
         self.types
             .get(entity_type)
             .map_or(&self.unknown_type, |served| &served.metrics)
-            .refused(reason)
+            .refused(reason);
     }
 
     /// Sends a command and waits for its answer, at most until the deadline.
@@ -91,7 +92,9 @@ impl Intake {
         deadline: Option<Deadline>,
     ) -> Answer {
         let started = Instant::now();
-        let answer = self.ask(persistence_id, request, deadline).await;
+        let span = tracing::debug_span!("command", entity = %persistence_id);
+        let asked = self.ask(persistence_id, request, deadline);
+        let answer = asked.instrument(span).await;
         served.metrics.answered(&answer, started.elapsed());
         answer
     }

@@ -5,7 +5,7 @@
 //! engine, through the `metrics` facade. `http.rs` shows them.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{
@@ -33,7 +33,7 @@ const COUNTS: &[f64] = &[
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0,
 ];
 
-static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+static RECORDER: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
 
 /// Starts recording in this process, once; later calls return the same handle,
 /// because several nodes of one process share one recorder.
@@ -41,21 +41,17 @@ static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 /// # Errors
 /// [`BuildError`] when the process has another recorder already.
 pub(crate) fn install() -> Result<PrometheusHandle, BuildError> {
-    if let Some(handle) = RECORDER.get() {
+    // Held while installing, so that who comes second finds the handle.
+    let mut installed = RECORDER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*installed {
         return Ok(handle.clone());
     }
-    let installed = PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)?
         .set_buckets(COUNTS)?
-        .install_recorder();
-    match installed {
-        Ok(handle) => {
-            describe();
-            Ok(RECORDER.get_or_init(|| handle).clone())
-        }
-        // Another thread may have been first.
-        Err(error) => RECORDER.get().cloned().ok_or(error),
-    }
+        .install_recorder()?;
+    describe();
+    Ok(installed.insert(handle).clone())
 }
 
 fn describe() {
@@ -93,6 +89,36 @@ fn describe() {
         "perennial_passivations_total",
         Unit::Count,
         "Entities that left memory, by reason."
+    );
+    describe_counter!(
+        "perennial_recovery_failures_total",
+        Unit::Count,
+        "Recoveries that failed, by entity type."
+    );
+    describe_counter!(
+        "perennial_replay_filter_issues_total",
+        Unit::Count,
+        "Events of another writer found while recovering, by entity type."
+    );
+    describe_counter!(
+        "perennial_backoffs_forgotten_total",
+        Unit::Count,
+        "Failures forgotten early because too many entities failed."
+    );
+    describe_gauge!(
+        "perennial_journal_circuit_state",
+        Unit::Count,
+        "0: the journal is asked; 1: it is tried; 2: it failed and is left alone."
+    );
+    describe_counter!(
+        "perennial_stash_overflows_total",
+        Unit::Count,
+        "Commands refused because too many waited for their entity."
+    );
+    describe_counter!(
+        "perennial_snapshots_skipped_total",
+        Unit::Count,
+        "Snapshots not taken because too many were being written."
     );
     describe_histogram!(
         "perennial_append_batch_size",

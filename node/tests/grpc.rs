@@ -14,7 +14,7 @@ use perennial::samples::counter::{CounterCommand, CounterReply};
 use perennial::samples::{Account, Counter};
 use perennial::{Effect, EventSourced, Json, Node, Settings};
 use perennial_persistence::command::CommandId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -24,8 +24,8 @@ use tonic_types::{RpcStatusExt, StatusExt};
 /// No answer takes nearly so long.
 const SOON: Duration = Duration::from_secs(30);
 
-/// An entity type that keeps its worker busy.
-struct Slow;
+/// An entity type that keeps its worker busy, and tells how often it was begun.
+struct Slow(watch::Sender<usize>);
 
 impl EventSourced for Slow {
     const ENTITY_TYPE: &'static str = "slow";
@@ -36,6 +36,7 @@ impl EventSourced for Slow {
     type Codec = Json;
 
     fn handle(&self, (): &(), millis: u64) -> Effect<Self> {
+        self.0.send_modify(|begun| *begun += 1);
         std::thread::sleep(Duration::from_millis(millis));
         Effect::persist(()).then_reply(|&()| ())
     }
@@ -44,6 +45,10 @@ impl EventSourced for Slow {
 }
 
 fn builder(changed: &[(&str, &str)]) -> NodeBuilder {
+    builder_with(changed, watch::Sender::new(0))
+}
+
+fn builder_with(changed: &[(&str, &str)], slow_begun: watch::Sender<usize>) -> NodeBuilder {
     let mut settings = Settings::default();
     let journal = [("persistence.journal.url", "memory:")];
     for (key, value) in journal.iter().chain(changed) {
@@ -55,7 +60,7 @@ fn builder(changed: &[(&str, &str)]) -> NodeBuilder {
         .http("127.0.0.1:0".parse().unwrap())
         .entity(Counter)
         .entity(Account)
-        .entity(Slow)
+        .entity(Slow(slow_begun))
 }
 
 struct World {
@@ -65,7 +70,11 @@ struct World {
 }
 
 async fn world(changed: &[(&str, &str)]) -> World {
-    let node = builder(changed).start().await.unwrap();
+    world_of(builder(changed)).await
+}
+
+async fn world_of(builder: NodeBuilder) -> World {
+    let node = builder.start().await.unwrap();
     let address = format!("http://{}", node.grpc_address());
     let endpoint = Channel::from_shared(address).unwrap();
     let channel = endpoint.connect().await.unwrap();
@@ -176,7 +185,12 @@ async fn a_stream_answers_each_entity_in_order_refusals_included() {
     let mut world = world(&[]).await;
     let requests = (0..300).map(|nr: u64| SendRequest {
         correlation_id: nr,
-        content_type: if nr % 5 == 0 { "text/plain" } else { "" }.into(),
+        content_type: if nr.is_multiple_of(5) {
+            "text/plain"
+        } else {
+            ""
+        }
+        .into(),
         ..send("counter", &format!("c{}", nr % 3), r#"{"add":1}"#)
     });
     let stream = tokio_stream::iter(requests.collect::<Vec<_>>());
@@ -192,7 +206,11 @@ async fn a_stream_answers_each_entity_in_order_refusals_included() {
         assert!(numbers.is_sorted(), "{numbers:?}");
     }
     for (nr, reason) in responses {
-        let expected = if nr % 5 == 0 { "PAYLOAD_INVALID" } else { "" };
+        let expected = if nr.is_multiple_of(5) {
+            "PAYLOAD_INVALID"
+        } else {
+            ""
+        };
         assert_eq!(reason, expected, "{nr}");
     }
 }
@@ -256,16 +274,19 @@ async fn too_many_at_once_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i8_a_deadline_says_whether_the_command_was_begun() {
-    let world = world(&[("persistence.workers", "1")]).await;
+    let slow_begun = watch::Sender::new(0);
+    let mut begun = slow_begun.subscribe();
+    let world = world_of(builder_with(&[("persistence.workers", "1")], slow_begun)).await;
     let late = |payload: &str| {
         let mut request = Request::new(send("slow", "a", payload));
         request.set_timeout(Duration::from_millis(300));
         let mut entities = world.entities.clone();
         async move { entities.send(request).await.unwrap_err() }
     };
-    // The first is begun at once and keeps the worker, so the second is not.
+    // The first keeps the worker, so the second is not begun in time.
     let first = tokio::spawn(late("1000"));
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let waiting = begun.wait_for(|begun| *begun == 1);
+    tokio::time::timeout(SOON, waiting).await.unwrap().unwrap();
     let second = late("0").await;
     for (status, expected) in [(first.await.unwrap(), "unknown"), (second, "no")] {
         assert_eq!(status.code(), Code::DeadlineExceeded);

@@ -195,7 +195,7 @@ mod page_token {
 
     fn decode(token: &str) -> Option<PersistenceId> {
         let digits = token.as_bytes();
-        if digits.len() % 2 != 0 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
         let pairs = (0..token.len()).step_by(2);

@@ -147,7 +147,7 @@ impl CsvShape {
 /// The fields of one CSV row. A row is one line: a quote that is not closed
 /// spoils its own line, and does not swallow the rest of the file.
 fn fields_of(text: &str) -> Result<Vec<String>, String> {
-    if text.matches('"').count() % 2 != 0 {
+    if !text.matches('"').count().is_multiple_of(2) {
         return Err("a quote is not closed on the same line".to_owned());
     }
     let mut reader = csv::ReaderBuilder::new()
