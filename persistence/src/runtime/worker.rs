@@ -575,7 +575,13 @@ impl Worker {
 
     fn fail(&mut self, slot: usize, failure: Failure, message: String) {
         let retry_after = match failure {
-            Failure::Journal => Duration::ZERO,
+            Failure::Journal => {
+                let id = &self.cells[slot].cell.persistence_id;
+                if let Some(failed) = self.failures.get_mut(id) {
+                    failed.backoff.interrupted(Instant::now().into_std());
+                }
+                Duration::ZERO
+            }
             Failure::Recovery | Failure::Handling => {
                 let id = self.cells[slot].cell.persistence_id.clone();
                 self.back_off(id, &message)

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use perennial_persistence::backoff::BackoffSettings;
 use perennial_persistence::command_error::CommandError;
 use perennial_persistence::engine::EngineSettings;
 use perennial_persistence::journal::memory::faults::{Fault, Operation};
@@ -224,4 +225,33 @@ async fn i8_stop_may_be_given_up_and_asked_again() {
     assert_eq!(f.engine.live_entities(), 0);
     second.await.unwrap();
     answered(answer).await.unwrap();
+}
+
+/// An outage of the journal while an entity is started again after a failure
+/// neither counts as one nor keeps the earlier ones from being forgotten.
+#[tokio::test(start_paused = true)]
+async fn an_outage_does_not_keep_failures_in_mind() {
+    let settings = EngineSettings {
+        backoff: BackoffSettings {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+            random_factor: 0.0,
+        },
+        ..EngineSettings::default()
+    };
+    let f = Fixture::with(settings).await;
+    let fails = || async {
+        error(f.ask("n", &Command::PanicInHandler).await);
+        let behind = error(f.ask("n", &Command::List).await);
+        assert!(matches!(behind, CommandError::BackingOff { .. }));
+        behind.retry_after().unwrap()
+    };
+    assert_eq!(fails().await, Duration::from_secs(1));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    f.faults().set_outage(true);
+    let refused = error(f.ask("n", &Command::List).await);
+    assert!(matches!(refused, CommandError::JournalUnavailable { .. }));
+    f.faults().set_outage(false);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(fails().await, Duration::from_secs(1));
 }
