@@ -255,3 +255,20 @@ async fn an_outage_does_not_keep_failures_in_mind() {
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!(fails().await, Duration::from_secs(1));
 }
+
+/// I-10: replies are stored with the events and wait in memory for the commit, so
+/// a round is bounded in their bytes, too.
+#[tokio::test(start_paused = true)]
+async fn i10_large_replies_end_a_round() {
+    let f = Fixture::new().await;
+    f.ask("n", &add(&"x".repeat(300_000))).await.unwrap();
+    let before = f.faults().count(Operation::Append);
+    let answers: Vec<_> = (0..40)
+        .map(|i| f.tell_with("n", &add("y"), Some(&i.to_string())))
+        .collect();
+    for answer in answers {
+        answered(answer).await.unwrap();
+    }
+    let appends = f.faults().count(Operation::Append) - before;
+    assert!(appends >= 10, "{appends} appends for 12 MB");
+}

@@ -14,7 +14,7 @@ use super::{Action, Cell, CellContext, Failure, Held, Index, Next, Queued, Stage
 
 /// Requests handled before the cell gives way, and before their events go out.
 const ROUND_REQUESTS_MAX: usize = 256;
-/// Bytes of events after which a round's append goes out.
+/// Bytes of events and answers after which a round is over.
 const ROUND_BYTES_MAX: usize = 1024 * 1024;
 /// Command ids asked for in one look-up. Less than the command id cache holds,
 /// so that what is stored between a look-up and its use is still in the cache.
@@ -129,6 +129,7 @@ impl Cell {
         } = &queued.request
         else {
             let answer = self.encode_state();
+            *bytes += answer.as_ref().map_or(0, |r| r.payload.bytes.len());
             return self.hold(queued, answer);
         };
         let certainly_new = match command_id {
@@ -170,6 +171,7 @@ impl Cell {
                 then_snapshot,
                 then_stop,
             } => {
+                *bytes += reply.bytes.len();
                 if !events.is_empty() {
                     *bytes += events.iter().map(|e| e.payload.bytes.len()).sum::<usize>();
                     return self.store(queued, events, reply, (then_snapshot, then_stop));
