@@ -248,7 +248,11 @@ impl Worker {
                 }
             } else {
                 // Cells that gave way go on, but not before others had their turn.
-                tokio::task::yield_now().await;
+                tokio::select! {
+                    biased;
+                    _ = clock.tick() => self.tick(),
+                    () = tokio::task::yield_now() => {}
+                }
             }
             take_waiting(&mut queues.events, &mut events);
             for event in events.drain(..) {
