@@ -14,10 +14,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::engine::EngineSettings;
-use crate::journal::{EventRange, Journal, JournalError, StoredEvent, StreamBounds};
+use crate::journal::{Journal, JournalError, StreamBounds};
 use crate::persistence_id::PersistenceId;
 use crate::recovery_permits::{Admission, RecoveryPermits};
-use crate::replay_filter::{Contiguity, Issue, ReplayFilter};
+use crate::replay::Replay;
+use crate::replay_filter::Issue;
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
 use crate::storage::Storage;
@@ -25,11 +26,6 @@ use crate::storage::Storage;
 use super::cell::{PageVerdict, RecoveryPage};
 use super::contained::contained;
 use super::worker::{Address, WorkerHandle};
-
-/// Events of one page.
-const PAGE_EVENTS_MAX: usize = 500;
-/// Payload bytes after which a page ends.
-const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Why a recovery did not come to its end.
 #[derive(Debug, Clone)]
@@ -207,64 +203,28 @@ impl Source {
         mut snapshot: Option<Snapshot>,
     ) -> Result<PageVerdict, RecoveryFault> {
         let id = &recovery.persistence_id;
-        let mut contiguity =
-            Contiguity::new(id.clone(), number(snapshot.as_ref()), bounds).map_err(damaged)?;
         let settings = self.settings.replay_filter;
-        let mut filter = Some(ReplayFilter::new(id.clone(), settings));
-        let mut next = contiguity.next();
+        let nr = number(snapshot.as_ref());
+        let mut replay = Replay::new(id, nr, bounds, bounds.highest, settings).map_err(damaged)?;
         loop {
-            let stored = self.read_page(id, next, bounds.highest).await?;
-            let is_last = stored
-                .last()
-                .is_none_or(|e| e.sequence_nr >= bounds.highest);
-            let mut events = Vec::with_capacity(stored.len());
+            let stored = match replay.next_page() {
+                Some(range) => self.step(self.journal.read_events(&range)).await?,
+                None => Vec::new(),
+            };
             let mut issues = Vec::new();
-            let mut passed = Ok(());
-            for event in stored {
-                next = event.sequence_nr.next();
-                contiguity.check(event.sequence_nr).map_err(damaged)?;
-                if let (Ok(()), Some(filter)) = (&passed, &mut filter) {
-                    passed = filter.push(event, &mut events, &mut issues);
-                }
-            }
+            let events = replay.take_page(stored, &mut issues);
             report(id, &issues);
-            passed.map_err(damaged)?;
-            if is_last {
-                contiguity.finish(bounds.highest).map_err(damaged)?;
-                if let Some(filter) = filter.take() {
-                    filter.finish(&mut events).map_err(damaged)?;
-                }
-            }
             let page = RecoveryPage {
                 snapshot: snapshot.take(),
-                events,
+                events: events.map_err(damaged)?,
                 discarded: !issues.is_empty(),
-                end: is_last.then_some(bounds),
+                end: replay.is_over().then_some(bounds),
             };
             match recovery.send(page).await {
                 PageVerdict::Taken => {}
                 verdict => return Ok(verdict),
             }
         }
-    }
-
-    async fn read_page(
-        &self,
-        id: &PersistenceId,
-        from: SequenceNr,
-        to: SequenceNr,
-    ) -> Result<Vec<StoredEvent>, RecoveryFault> {
-        if from > to {
-            return Ok(Vec::new());
-        }
-        let range = EventRange {
-            persistence_id: id.clone(),
-            from,
-            to,
-            max_events: PAGE_EVENTS_MAX,
-            max_bytes: PAGE_BYTES_MAX,
-        };
-        self.step(self.journal.read_events(&range)).await
     }
 
     /// One step of a recovery, bounded in time. The clock starts here, with the

@@ -8,10 +8,14 @@ use std::time::Duration;
 use perennial_persistence::backoff::BackoffSettings;
 use perennial_persistence::command_error::CommandError;
 use perennial_persistence::engine::EngineSettings;
+use perennial_persistence::journal::StoredEvent;
 use perennial_persistence::journal::memory::faults::{Fault, Operation};
+use perennial_persistence::payload::Payload;
 use perennial_persistence::retention::RetentionSettings;
+use perennial_persistence::sequence_nr::SequenceNr;
+use perennial_persistence::writer::WriterUuid;
 
-use crate::fixture::{Command, Fixture, add, answered, error, texts};
+use crate::fixture::{Command, Fixture, add, answered, error, notes, texts};
 
 fn snapshots_every(every: u32) -> EngineSettings {
     EngineSettings {
@@ -271,4 +275,40 @@ async fn i10_large_replies_end_a_round() {
     }
     let appends = f.faults().count(Operation::Append) - before;
     assert!(appends >= 10, "{appends} appends for 12 MB");
+}
+
+/// I-6: the past is read like the present: without what the replay filter discards,
+/// and not at all when events are missing.
+#[tokio::test(start_paused = true)]
+async fn i6_the_past_is_read_through_filter_and_check() {
+    let f = Fixture::new().await;
+    let event = |id: &str, nr: u64, writer: u128, text: &str| StoredEvent {
+        persistence_id: notes(id),
+        sequence_nr: SequenceNr::new(nr),
+        writer: WriterUuid(uuid::Uuid::from_u128(writer)),
+        payload: Payload::json(format!("{{\"Added\":\"{text}\"}}")),
+        tags: Vec::new(),
+        metadata: None,
+        command_id: None,
+        created_at: std::time::SystemTime::UNIX_EPOCH,
+    };
+    f.memory.import([
+        event("two", 1, 1, "a"),
+        event("two", 2, 2, "b"),
+        event("two", 2, 1, "old"),
+        event("two", 3, 2, "c"),
+        event("gap", 1, 1, "a"),
+        event("gap", 3, 1, "c"),
+    ]);
+    let live = f.list("two").await;
+    assert_eq!(live, ["a", "b", "c"]);
+    let past = |id, nr| {
+        let (engine, id) = (f.engine.clone(), notes(id));
+        async move { engine.state_at(&id, SequenceNr::new(nr)).await }
+    };
+    assert_eq!(texts(&past("two", 3).await.unwrap()), live);
+    assert_eq!(texts(&past("two", 1).await.unwrap()), ["a"]);
+    let missing = error(past("gap", 3).await);
+    assert!(matches!(missing, CommandError::RecoveryFailed { .. }));
+    assert_eq!(texts(&past("gap", 1).await.unwrap()), ["a"]);
 }
