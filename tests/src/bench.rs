@@ -18,7 +18,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::database::PostgresDatabase;
+use crate::database::{self, TestDatabase};
 use crate::node_process::{NodeOptions, NodeProcess};
 use closed_loop::Load;
 use echo::EchoProcess;
@@ -67,16 +67,16 @@ pub struct Options {
 /// When one of the processes cannot be started, or any command fails.
 pub async fn run(shape: Shape, options: &Options) -> Result<Value> {
     let database = match options.journal {
-        JournalKind::Postgres => Some(PostgresDatabase::create().await?),
+        JournalKind::Postgres => Some(TestDatabase::new().await),
         JournalKind::Memory | JournalKind::Sqlite => None,
     };
     let postgres = match &database {
-        Some(database) => database.server_pid().await?,
+        Some(database) => database::server_pid(database).await?,
         None => None,
     };
     let folder = tempfile::TempDir::with_prefix("perennial-bench-")?;
     let journal = match (&database, options.journal) {
-        (Some(database), _) => database.url(),
+        (Some(database), _) => database.url_text(),
         (None, JournalKind::Memory) => "memory:".to_owned(),
         (None, _) => format!("sqlite:{}", folder.path().join("journal.sqlite").display()),
     };

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use perennial_tests::cli::{self, Outcome};
 use perennial_tests::client::{Client, command};
-use perennial_tests::database::PostgresDatabase;
+use perennial_tests::database::{self, TestDatabase};
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
 use serde_json::json;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -97,13 +97,13 @@ async fn unreachable_database_is_named_without_its_password() {
 
 #[tokio::test]
 async fn foreign_postgres_schema_is_not_touched() {
-    let database = PostgresDatabase::create().await.unwrap();
-    let mut theirs = database.connect().await.unwrap();
+    let database = TestDatabase::new().await;
+    let mut theirs = database::connect(&database).await.unwrap();
     let script = "CREATE SCHEMA perennial; CREATE TABLE perennial.events (id int); \
                   INSERT INTO perennial.events VALUES (42)";
     theirs.execute(sqlx::raw_sql(script)).await.unwrap();
     let before = tables(&mut theirs).await;
-    let refused = refused_dev(&["--journal", &database.url()], &[]).await;
+    let refused = refused_dev(&["--journal", &database.url_text()], &[]).await;
     assert_says(&refused, &["perennial", "not"]);
     assert_eq!(tables(&mut theirs).await, before);
     assert_eq!(ids_in("perennial.events", &mut theirs).await, [42]);
@@ -111,11 +111,11 @@ async fn foreign_postgres_schema_is_not_touched() {
 
 #[tokio::test]
 async fn other_schemas_of_the_database_are_not_touched() {
-    let database = PostgresDatabase::create().await.unwrap();
-    let mut theirs = database.connect().await.unwrap();
+    let database = TestDatabase::new().await;
+    let mut theirs = database::connect(&database).await.unwrap();
     let script = "CREATE TABLE public.events (id int); INSERT INTO public.events VALUES (42)";
     theirs.execute(sqlx::raw_sql(script)).await.unwrap();
-    let options = NodeOptions::default().journal(database.url());
+    let options = NodeOptions::default().journal(database.url_text());
     let node = NodeProcess::start(options).await.unwrap();
     let client = Client::connect(&node.address()).await.unwrap();
     let add = command("counter", "a", &json!({"add": 1}));

@@ -4,7 +4,7 @@
 
 use perennial::proto::v1::{SendRequest, SendResponse};
 use perennial_tests::client::{Client, Failure, command};
-use perennial_tests::database::PostgresDatabase;
+use perennial_tests::database::TestDatabase;
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
 use serde_json::json;
 
@@ -19,8 +19,8 @@ async fn retries_get_their_original_replies_on_sqlite() {
 
 #[tokio::test]
 async fn retries_get_their_original_replies_on_postgres() {
-    let database = PostgresDatabase::create().await.unwrap();
-    retries_get_their_original_replies(NodeOptions::default().journal(database.url())).await;
+    let database = TestDatabase::new().await;
+    retries_get_their_original_replies(NodeOptions::default().journal(database.url_text())).await;
 }
 
 /// All commands again, by the same node, after passivation forgot the cache, and

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use perennial_tests::client::{Client, Failure, command};
-use perennial_tests::database::PostgresDatabase;
+use perennial_tests::database::TestDatabase;
 use perennial_tests::eventually::eventually;
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
 use perennial_tests::seed::Random;
@@ -25,8 +25,8 @@ async fn acknowledged_commands_survive_kills_on_sqlite() {
 
 #[tokio::test]
 async fn acknowledged_commands_survive_kills_on_postgres() {
-    let database = PostgresDatabase::create().await.unwrap();
-    acknowledged_commands_survive_kills(NodeOptions::default().journal(database.url())).await;
+    let database = TestDatabase::new().await;
+    acknowledged_commands_survive_kills(NodeOptions::default().journal(database.url_text())).await;
 }
 
 /// Commands sent to a counter and acknowledged by it; each adds 1.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use perennial_tests::cli;
 use perennial_tests::client::{self, Client};
-use perennial_tests::database::PostgresDatabase;
+use perennial_tests::database::TestDatabase;
 use perennial_tests::eventually::eventually;
 use perennial_tests::flights_oracle::{AirportFigures, expected, flights_csv};
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
@@ -25,8 +25,8 @@ async fn flights_are_exact_after_kills_on_sqlite() {
 
 #[tokio::test]
 async fn flights_are_exact_after_kills_on_postgres() {
-    let database = PostgresDatabase::create().await.unwrap();
-    flights_are_exact_after_kills(NodeOptions::default().journal(database.url())).await;
+    let database = TestDatabase::new().await;
+    flights_are_exact_after_kills(NodeOptions::default().journal(database.url_text())).await;
 }
 
 /// I-5, I-8: the node is killed early, in the middle and near the end of three

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use perennial_tests::binaries::repository;
-use perennial_tests::database::PostgresDatabase;
+use perennial_tests::database::{self, TestDatabase};
 use perennial_tests::database_proxy::{DatabaseProxy, Link};
 use perennial_tests::foreign_writer::ForeignWriter;
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
@@ -39,10 +39,12 @@ async fn contract_and_errors() {
 
 #[tokio::test]
 async fn errors_of_the_journal() {
-    let database = PostgresDatabase::create().await.unwrap();
-    let proxy = DatabaseProxy::start(database.address()).await.unwrap();
+    let database = TestDatabase::new().await;
+    let proxy = DatabaseProxy::start(database::server_address(&database).await.unwrap())
+        .await
+        .unwrap();
     let options = NodeOptions::default()
-        .journal(database.url_through(proxy.address()))
+        .journal(database::url_through(&database, proxy.address()))
         .setting("persistence.append_timeout", "1s")
         .setting("persistence.backoff.min", "1ms")
         .setting("persistence.backoff.max", "1ms");
@@ -50,7 +52,7 @@ async fn errors_of_the_journal() {
     let passes = async |name| python_tests_pass(&node, &[name]).await;
 
     passes("test_journal_errors.Healthy").await;
-    let writer = ForeignWriter::open(&database.url()).await.unwrap();
+    let writer = ForeignWriter::open(&database.url_text()).await.unwrap();
     writer.add_ones("contested", 2, 1).await.unwrap();
     passes("test_journal_errors.Contested").await;
     proxy.set(Link::Stalled);

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use perennial::node::Node;
+use perennial::samples::{Account, Airport, Counter};
 use perennial_persistence::codec::Json;
 use perennial_persistence::effect::Effect;
 use perennial_persistence::event_sourced::EventSourced;
@@ -15,7 +17,13 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    perennial::cli::main(
+        Node::builder()
+            .entity(Counter)
+            .entity(Account)
+            .entity(Airport)
+            .entity(Misbehaving),
+    )
 }
 
 /// Counts what it stored, unless it is told to misbehave.
