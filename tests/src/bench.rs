@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use crate::binaries::build_perennial;
 use crate::client::Client;
 use crate::database::{self, TestDatabase};
 use crate::node_process::{NodeOptions, NodeProcess};
@@ -66,6 +67,7 @@ pub struct Options {
 /// # Errors
 /// When one of the processes cannot be started, or any command fails.
 pub async fn run(shape: Shape, options: &Options) -> Result<Value> {
+    build_perennial()?;
     let database = match options.journal {
         JournalKind::Postgres => Some(TestDatabase::new().await),
         JournalKind::Memory | JournalKind::Sqlite => None,

@@ -1,14 +1,12 @@
-//! Where the built binaries are.
-//!
-//! `cargo test` gives a test the paths of its own package's binaries only; the
-//! `perennial` binary belongs to another package. It is built once per test
-//! process, so that no test ever runs a stale one.
+//! Where the repository and the built binaries are.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
+
+/// The binary under test: the `main.rs` of the stock binary, built in this package.
+const STOCK: &str = "perennial-stock";
 
 /// The root of the repository.
 #[must_use]
@@ -17,49 +15,42 @@ pub fn repository() -> &'static Path {
     tests_crate.parent().unwrap_or(tests_crate)
 }
 
-/// The stock `perennial` binary, built in the profile of the running one.
+/// The stock binary beside the running one. `cargo test` has built it.
 ///
 /// # Errors
-/// When it cannot be built.
-pub fn perennial() -> Result<&'static Path> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(path) = BUILT.get() {
-        return Ok(path);
-    }
-    let path = build("perennial")?;
-    Ok(BUILT.get_or_init(|| path))
+/// When it is not there.
+pub fn perennial() -> Result<PathBuf> {
+    let path = profile_dir()?.join(STOCK);
+    let missing = "is missing: build it with `cargo build -p perennial-tests --bins`";
+    ensure!(path.exists(), "{} {missing}", path.display());
+    Ok(path)
 }
 
-/// The folder for files made while testing that are worth keeping between runs.
+/// Builds what [`perennial`] finds, for programs that cargo does not build it for.
 ///
 /// # Errors
-/// When the running binary is not below a target folder.
-pub fn target_dir() -> Result<PathBuf> {
-    let profile = profile_dir()?;
-    let target = profile
-        .parent()
-        .context("the profile's folder is the root")?;
-    Ok(target.to_path_buf())
-}
-
-fn build(name: &str) -> Result<PathBuf> {
-    let profile = profile_dir()?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    // The whole workspace, because cargo then picks the features of shared
-    // dependencies as `cargo test --workspace` does, and recompiles nothing.
-    command
-        .args(["build", "--quiet", "--locked", "--workspace", "--bin", name])
+/// When it does not compile.
+pub fn build_perennial() -> Result<()> {
+    let mut build = Command::new("cargo");
+    build
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "perennial-tests",
+            "--bin",
+            STOCK,
+        ])
         .current_dir(repository());
-    if profile.ends_with("release") {
-        command.arg("--release");
+    if profile_dir()?.ends_with("release") {
+        build.arg("--release");
     }
-    let status = command.status().context("cargo could not be started")?;
+    let status = build.status().context("cargo could not be started")?;
     ensure!(
         status.success(),
-        "the binary {name} could not be built: {status}"
+        "the stock binary does not compile: {status}"
     );
-    Ok(profile.join(name))
+    Ok(())
 }
 
 /// `target/debug` or `target/release`, whichever the running binary is from.

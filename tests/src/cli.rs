@@ -38,9 +38,9 @@ impl Outcome {
 /// Prepares `perennial ARGS…`; it ends at the latest with the handle to it.
 ///
 /// # Errors
-/// When the binary cannot be built.
+/// When the binary is not there.
 pub fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Command> {
-    let mut command = Command::from(isolated(binaries::perennial()?));
+    let mut command = Command::from(isolated(&binaries::perennial()?));
     command
         .args(args)
         .stdin(Stdio::null())

@@ -70,14 +70,21 @@ impl NodeOptions {
 pub struct NodeProcess {
     options: NodeOptions,
     own_dir: TempDir,
-    running: Option<Running>,
+    ports: Ports,
+    running: Option<Child>,
 }
 
-#[derive(Debug)]
-struct Running {
-    child: Child,
+#[derive(Debug, Clone, Copy)]
+struct Ports {
     grpc: SocketAddr,
     http: SocketAddr,
+}
+
+impl Ports {
+    fn find() -> Result<Self> {
+        let [grpc, http] = free_ports()?;
+        Ok(Self { grpc, http })
+    }
 }
 
 impl NodeProcess {
@@ -89,13 +96,15 @@ impl NodeProcess {
         let mut node = Self {
             options,
             own_dir: TempDir::with_prefix("perennial-node-")?,
+            ports: Ports::find()?,
             running: None,
         };
         node.run().await?;
         Ok(node)
     }
 
-    /// Starts the node again over the same data, on other ports.
+    /// Starts the node again over the same data, and on the same ports if they are
+    /// still free.
     ///
     /// # Errors
     /// As [`NodeProcess::start`].
@@ -106,10 +115,10 @@ impl NodeProcess {
 
     /// Ends the node at once, as a crash would (SIGKILL).
     pub fn kill9(&mut self) {
-        if let Some(mut running) = self.running.take() {
+        if let Some(mut child) = self.running.take() {
             // Both fail only if the process is gone already.
-            let _ = running.child.kill();
-            let _ = running.child.wait();
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 
@@ -118,47 +127,38 @@ impl NodeProcess {
     /// # Errors
     /// When it does not end in time; it is then killed.
     pub async fn terminate(&mut self) -> Result<ExitStatus> {
-        let Some(mut running) = self.running.take() else {
+        let Some(mut child) = self.running.take() else {
             bail!("the node does not run");
         };
-        let pid = running.child.id().to_string();
+        let pid = child.id().to_string();
         Command::new("kill").args(["-TERM", &pid]).status()?;
         let ended = eventually("the node to end after SIGTERM", ENDED_WITHIN, async || {
-            running.child.try_wait().ok().flatten()
+            child.try_wait().ok().flatten()
         });
         let ended = ended.await;
         if ended.is_err() {
-            let _ = running.child.kill();
-            let _ = running.child.wait();
+            let _ = child.kill();
+            let _ = child.wait();
         }
         ended.with_context(|| self.output())
     }
 
     /// Where clients connect, as a URL.
-    ///
-    /// # Panics
-    /// When the node was killed and not started again.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("http://{}", self.running().grpc)
-    }
-
-    /// Where health and metrics are.
-    ///
-    /// # Panics
-    /// As [`NodeProcess::address`].
-    #[must_use]
-    pub fn http(&self) -> SocketAddr {
-        self.running().http
+        format!("http://{}", self.ports.grpc)
     }
 
     /// The process id.
     ///
     /// # Panics
-    /// As [`NodeProcess::address`].
+    /// When the node was killed and not started again.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.running().child.id()
+        match &self.running {
+            Some(child) => child.id(),
+            None => panic!("the node does not run"),
+        }
     }
 
     /// Where the node keeps its data.
@@ -178,34 +178,32 @@ impl NodeProcess {
         format!("the node's output ends with:\n{}", shown.join("\n"))
     }
 
-    fn running(&self) -> &Running {
-        match &self.running {
-            Some(running) => running,
-            None => panic!("the node does not run"),
-        }
-    }
-
     fn output_path(&self) -> PathBuf {
         self.own_dir.path().join("output")
     }
 
     async fn run(&mut self) -> Result<()> {
         for _ in 0..PORT_ATTEMPTS_MAX {
-            self.running = Some(self.spawn()?);
-            let running = self.running.as_mut().context("just set")?;
+            let mut child = self.spawn()?;
+            let http = self.ports.http;
             let ended = eventually("the node to be ready", READY_WITHIN, async || {
-                if let Ok(Some(status)) = running.child.try_wait() {
+                if let Ok(Some(status)) = child.try_wait() {
                     return Some(Some(status));
                 }
-                matches!(http::get(running.http, "/readyz"), Ok((200, _))).then_some(None)
+                matches!(http::get(http, "/readyz"), Ok((200, _))).then_some(None)
             });
-            match ended.await {
+            let ended = ended.await;
+            self.running = Some(child);
+            match ended {
                 Ok(None) => return Ok(()),
                 Ok(Some(_))
                     if self
                         .output()
                         .to_lowercase()
-                        .contains("address already in use") => {}
+                        .contains("address already in use") =>
+                {
+                    self.ports = Ports::find()?;
+                }
                 Ok(Some(status)) => bail!("the node ended with {status}; {}", self.output()),
                 Err(error) => return Err(error.context(self.output())),
             }
@@ -213,22 +211,20 @@ impl NodeProcess {
         bail!("no free ports were found; {}", self.output())
     }
 
-    fn spawn(&self) -> Result<Running> {
+    fn spawn(&self) -> Result<Child> {
         let binary = match &self.options.binary {
-            Some(path) => path.as_path(),
+            Some(path) => path.clone(),
             None => binaries::perennial()?,
         };
-        let [grpc, http, peers] = free_ports()?;
         let output = File::options()
             .create(true)
             .append(true)
             .open(self.output_path())?;
-        let mut command = isolated(binary);
+        let mut command = isolated(&binary);
         command
             .arg("dev")
-            .args(["--listen", &grpc.to_string()])
-            .args(["--http", &http.to_string()])
-            .args(["--peer-listen", &peers.to_string()])
+            .args(["--listen", &self.ports.grpc.to_string()])
+            .args(["--http", &self.ports.http.to_string()])
             .arg("--data-dir")
             .arg(self.data_dir())
             .envs(self.options.environment.iter().cloned())
@@ -239,10 +235,8 @@ impl NodeProcess {
         if let Some(url) = &self.options.journal {
             command.args(["--journal", url]);
         }
-        let child = command
-            .spawn()
-            .with_context(|| format!("{} could not be started", binary.display()))?;
-        Ok(Running { child, grpc, http })
+        let spawned = command.spawn();
+        spawned.with_context(|| format!("{} could not be started", binary.display()))
     }
 }
 

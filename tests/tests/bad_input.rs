@@ -19,7 +19,6 @@ async fn refused_dev(args: &[&str], environment: &[(&str, &str)]) -> Outcome {
     let data = TempDir::new().unwrap();
     let data_dir = data.path().display().to_string();
     let mut all = vec!["dev", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-    all.extend(["--peer-listen", "127.0.0.1:0"]);
     if !args.contains(&"--data-dir") {
         all.extend(["--data-dir", &data_dir]);
     }

@@ -67,7 +67,7 @@ fn load_flights(node: &NodeProcess) -> Vec<String> {
     #[rustfmt::skip]
     let args = [
         "load", "airport", &file, "--id-column", "origin", "--command", "depart",
-        "--address", &address,
+        "--address", &address, "--retry-for", "1s",
     ];
     args.map(str::to_owned).to_vec()
 }
