@@ -69,6 +69,10 @@ impl RecoveryDriver {
         settings: &Arc<EngineSettings>,
         tasks: &mut tokio::task::JoinSet<()>,
     ) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bounded by the entities in memory: each waits for at most one recovery"
+        )]
         let (events, inbox) = mpsc::unbounded_channel();
         let source = Arc::new(Source {
             journal: Arc::clone(&storage.journal),

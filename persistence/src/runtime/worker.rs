@@ -93,6 +93,10 @@ pub(crate) struct WorkerQueues {
 impl WorkerHandle {
     pub(crate) fn new(capacity: usize) -> (Self, WorkerQueues) {
         let (requests, request_queue) = mpsc::channel(capacity);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bounded by the cells: each waits for at most one append, recovery and look-up"
+        )]
         let (events, event_queue) = mpsc::unbounded_channel();
         let queues = WorkerQueues {
             requests: request_queue,
