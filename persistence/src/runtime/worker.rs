@@ -212,6 +212,7 @@ pub(crate) struct Worker {
     incarnations: u64,
     started: Instant,
     stopping: bool,
+    stash_depth: metrics::Histogram,
     /// Reused from call to call.
     actions: Vec<Action>,
 }
@@ -230,6 +231,7 @@ impl Worker {
             incarnations: 0,
             started: Instant::now(),
             stopping: false,
+            stash_depth: metrics::histogram!("perennial_stash_depth"),
             actions: Vec::new(),
         }
     }
@@ -281,6 +283,7 @@ impl Worker {
                 };
                 if let Some(resident) = self.cells.get_mut(slot) {
                     resident.ready = false;
+                    self.stash_depth.record(resident.cell.queued() as f64);
                     self.drive(slot, Cell::run);
                 }
             }
