@@ -58,7 +58,7 @@ async fn errors_of_the_journal() {
     let writer = ForeignWriter::open(&database.url_text()).await.unwrap();
     writer.add_ones("contested", 2, 1).await.unwrap();
     passes("test_journal_errors.Contested").await;
-    proxy.set(Link::Stalled);
+    proxy.set(Link::StallsAt("counter|stalled"));
     passes("test_journal_errors.Stalled").await;
     proxy.set(Link::Cut);
     passes("test_journal_errors.Unreachable").await;
