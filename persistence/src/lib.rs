@@ -7,7 +7,9 @@
 //!
 //! Where to read:
 //!
-//! * Writing an entity: [`event_sourced`], [`effect`], [`codec`].
+//! * Writing an entity: [`event_sourced`], [`effect`], [`codec`]; with callbacks,
+//!   [`actor`].
+//! * Hearing of stored events: [`publication`].
 //! * The way of a command: [`command`] (what is sent), [`engine`] (who takes it),
 //!   `runtime/worker.rs` and `runtime/cell.rs` (who handles it),
 //!   `runtime/group_commit.rs` and [`journal`] (who stores it).
@@ -16,6 +18,7 @@
 //!   [`command_id_cache`].
 //! * Storage: [`journal`], [`snapshot_store`], [`registry`], together a [`storage`].
 
+pub mod actor;
 pub mod backoff;
 mod behavior;
 pub mod circuit_breaker;
@@ -32,6 +35,7 @@ pub mod journal;
 pub mod payload;
 pub mod persistence_id;
 pub mod persisting;
+pub mod publication;
 pub mod recovery_permits;
 pub mod registry;
 pub(crate) mod replay;

@@ -5,20 +5,19 @@
 //! the tentative state, so that it can be stored with the events (I-8). Panics
 //! of the user's code stop here.
 
-use std::any::Any;
 use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::behavior::{Behavior, Handled};
-use crate::codec::{Codec, CodecError};
-use crate::command_error::{Applied, CommandError};
+use crate::behavior::{Behavior, Handled, Recoverable, guard, panicked};
+use crate::codec::{self, Codec, CodecError};
+use crate::command_error::CommandError;
 use crate::effect::{Decision, Effect, Events, ReplyWith};
 use crate::event_sourced::EventSourced;
 use crate::journal::{NewEvent, StoredEvent};
 use crate::payload::{CodecId, Payload};
+use crate::snapshot_store::Snapshot;
 
 /// One incarnation of an event-sourced entity.
 pub(crate) struct EventSourcedBehavior<E: EventSourced> {
@@ -32,7 +31,7 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
     pub(crate) fn new(definition: Arc<E>, max_payload: usize) -> Result<Self, CommandError> {
         Ok(Self {
             definition,
-            state: guard(E::State::default)?,
+            state: guard(E::State::default).map_err(panicked)?,
             max_payload,
         })
     }
@@ -72,11 +71,10 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
             None => Bytes::new(),
             Some(make_reply) => {
                 let encoded =
-                    guard(|| <E::Codec as Codec<E::Reply>>::encode(&make_reply(&self.state)))?;
-                encoded.map_err(|error| CommandError::Panicked {
-                    message: format!("its reply cannot be encoded: {error}"),
-                    applied: Applied::No,
-                })?
+                    guard(|| <E::Codec as Codec<E::Reply>>::encode(&make_reply(&self.state)));
+                encoded
+                    .map_err(panicked)?
+                    .map_err(|error| panicked(format!("its reply cannot be encoded: {error}")))?
             }
         };
         self.check_len("the reply", &bytes)?;
@@ -103,14 +101,17 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         let encoded = match guard(|| encode().collect::<Result<Vec<_>, _>>()) {
             Ok(Ok(encoded)) => encoded,
             Ok(Err(error)) => return Handled::Refused(error),
-            Err(panicked) => return Handled::Broken(panicked),
+            Err(message) => return Handled::Broken(panicked(message)),
         };
         let applied = guard(|| {
             for event in events {
                 self.definition.apply(&mut self.state, event);
             }
         });
-        match applied.and_then(|()| self.make_reply(reply)) {
+        match applied
+            .map_err(panicked)
+            .and_then(|()| self.make_reply(reply))
+        {
             Ok(reply) => Handled::Accepted {
                 events: encoded,
                 reply,
@@ -123,10 +124,10 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
     }
 }
 
-impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
-    fn offer_snapshot(&mut self, snapshot: &Payload) -> Result<(), CodecError> {
-        check_codec::<E, E::State>(snapshot.codec)?;
-        self.state = decode_guarded::<E, E::State>(&snapshot.bytes)?;
+impl<E: EventSourced> Recoverable for EventSourcedBehavior<E> {
+    fn offer_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), CodecError> {
+        check_codec::<E, E::State>(snapshot.payload.codec)?;
+        self.state = decode_guarded::<E, E::State>(&snapshot.payload.bytes)?;
         Ok(())
     }
 
@@ -134,10 +135,19 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
         check_codec::<E, E::Event>(event.payload.codec)?;
         let decoded = decode_guarded::<E, E::Event>(&event.payload.bytes)?;
         guard(|| self.definition.apply(&mut self.state, decoded)).map_err(|error| CodecError {
-            message: format!("applying the event failed: {error}"),
+            message: format!("applying the event failed: {}", panicked(error)),
         })
     }
 
+    fn encode_state(&self) -> Result<Payload, CommandError> {
+        let encoded = guard(|| codec::encode::<_, E::Codec>(&self.state, ""));
+        encoded
+            .and_then(|encoded| encoded.map_err(|error| error.message))
+            .map_err(|message| panicked(format!("its state cannot be encoded: {message}")))
+    }
+}
+
+impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
     fn handle(&mut self, command: &Payload) -> Handled {
         let invalid = |error: CodecError| {
             Handled::Refused(CommandError::PayloadInvalid {
@@ -156,7 +166,7 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
             Ok(effect) => effect,
             // Nothing was applied, but what the handler did to itself before it
             // panicked is not known: start afresh from the journal.
-            Err(error) => return Handled::Broken(error),
+            Err(message) => return Handled::Broken(panicked(message)),
         };
         let Effect {
             decision,
@@ -174,18 +184,6 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
                 entity_type: E::ENTITY_TYPE.to_owned(),
             }),
         }
-    }
-
-    fn encode_state(&self) -> Result<Payload, CodecError> {
-        Ok(Payload {
-            codec: <E::Codec as Codec<E::State>>::ID,
-            manifest: Cow::Borrowed(""),
-            bytes: guard(|| <E::Codec as Codec<E::State>>::encode(&self.state)).map_err(
-                |error| CodecError {
-                    message: error.to_string(),
-                },
-            )??,
-        })
     }
 }
 
@@ -209,26 +207,7 @@ fn decode_guarded<E: EventSourced, T>(bytes: &[u8]) -> Result<T, CodecError>
 where
     E::Codec: Codec<T>,
 {
-    guard(|| <E::Codec as Codec<T>>::decode(bytes)).map_err(|error| CodecError {
-        message: error.to_string(),
-    })?
-}
-
-/// Runs the user's code; a panic becomes an error. What the closure left behind
-/// is thrown away by every caller, so unwind safety needs no proof by types.
-fn guard<T>(run: impl FnOnce() -> T) -> Result<T, CommandError> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| CommandError::Panicked {
-        message: panic_message(&*panic).to_owned(),
-        applied: Applied::No,
-    })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&'static str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+    guard(|| <E::Codec as Codec<T>>::decode(bytes)).map_err(|message| CodecError { message })?
 }
 
 #[cfg(test)]

@@ -15,12 +15,13 @@ use slab::Slab;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::actor::StorageReport;
 use crate::backoff::Backoff;
 use crate::command::{CommandId, Envelope};
 use crate::command_error::CommandError;
 use crate::engine::{EntityDescription, EntityState, Shared};
 use crate::idle_order::{IdleOrder, Tick};
-use crate::journal::{Appended, StoredCommand, WriteRight};
+use crate::journal::{Appended, AtomicWrite, StoredCommand, WriteRight};
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::WriterUuid;
@@ -51,6 +52,8 @@ pub(crate) struct Address {
 pub(crate) struct Outcome {
     pub(crate) to: Address,
     pub(crate) appended: Appended,
+    /// Its writes that are not known to be stored.
+    pub(crate) unstored: Vec<AtomicWrite>,
 }
 
 /// The ways to reach a worker; cheap to clone.
@@ -79,6 +82,7 @@ enum WorkerEvent {
     ),
     SnapshotSettled(Address, SequenceNr, bool),
     DeletionSettled(Address, bool),
+    StorageReport(Address, StorageReport),
     /// The node is over its limit and this worker has the oldest idle entity.
     PassivateOldest,
     Stop,
@@ -163,6 +167,10 @@ impl WorkerHandle {
 
     pub(crate) fn deletion_settled(&self, to: Address, deleted: bool) {
         self.event(WorkerEvent::DeletionSettled(to, deleted));
+    }
+
+    pub(crate) fn storage_report(&self, to: Address, report: StorageReport) {
+        self.event(WorkerEvent::StorageReport(to, report));
     }
 
     fn commands_found(
@@ -334,8 +342,13 @@ impl Worker {
                 });
             }
             WorkerEvent::Appended(outcomes) => {
-                for Outcome { to, appended } in outcomes {
-                    self.drive_if_there(to, |cell, cx| cell.appended(appended, cx));
+                for outcome in outcomes {
+                    let Outcome {
+                        to,
+                        appended,
+                        unstored,
+                    } = outcome;
+                    self.drive_if_there(to, |cell, cx| cell.appended(appended, unstored, cx));
                 }
             }
             WorkerEvent::CommandsFound(to, asked, found) => {
@@ -346,6 +359,13 @@ impl Worker {
             }
             WorkerEvent::DeletionSettled(to, deleted) => {
                 self.tell(to, |cell, cx| cell.deletion_settled(deleted, cx));
+            }
+            WorkerEvent::StorageReport(to, report) => {
+                if let Some(cell) = self.addressed(to)
+                    && cell.hear(report)
+                {
+                    self.make_ready(to.slot);
+                }
             }
             WorkerEvent::PassivateOldest => {
                 if self.shared.residency.is_over() {
@@ -515,7 +535,7 @@ impl Worker {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             let cell = &mut self.cells[slot].cell;
-            if matches!(action, Action::Recover) {
+            if matches!(action, Action::Recover(_)) {
                 self.incarnations += 1;
                 cell.incarnation = self.incarnations;
             }
@@ -526,9 +546,10 @@ impl Worker {
             };
             let worker = &self.shared.workers()[self.number];
             match action {
-                Action::Recover => {
+                Action::Recover(plan) => {
                     let id = cell.persistence_id.clone();
-                    self.shared.recoveries.request(id, worker.clone(), from);
+                    let recoveries = &self.shared.recoveries;
+                    recoveries.request(id, plan, worker.clone(), from);
                 }
                 Action::Append(append) => self.shared.commit.submit(append, from),
                 Action::FindCommands(ids) => {
@@ -552,6 +573,10 @@ impl Worker {
                     let owner = self.snapshot_owner(slot);
                     self.shared.snapshots.delete(owner, deletion, worker, from);
                 }
+                Action::Store(request) => {
+                    let owner = self.snapshot_owner(slot);
+                    self.shared.snapshots.serve(owner, request, worker, from);
+                }
             }
         }
         self.actions = actions;
@@ -571,14 +596,28 @@ impl Worker {
 
     fn passivate_oldest(&mut self) {
         if let Some(slot) = self.idle.pop_oldest() {
-            self.leave(slot as usize, "limit");
+            self.leave_if_idle(slot, "limit", Instant::now());
+        }
+    }
+
+    /// Takes an idle cell out of memory, unless it has to keep a command that its
+    /// actor put aside; then its idle time begins anew.
+    fn leave_if_idle(&mut self, slot: u32, reason: &'static str, now: Instant) {
+        if self.cells[slot as usize].cell.may_leave(now.into_std()) {
+            self.leave(slot as usize, reason);
+        } else {
+            self.idle.touch(slot, self.now_tick(now));
         }
     }
 
     /// Takes a cell out of memory.
     fn leave(&mut self, slot: usize, reason: &'static str) {
         self.idle.remove(slot as u32);
-        let resident = self.cells.remove(slot);
+        let mut resident = self.cells.remove(slot);
+        // What an actor put aside and never took up, when the engine stops.
+        let shard = resident.cell.shard.0;
+        let error = CommandError::ShardUnavailable { shard };
+        resident.cell.refuse_all(&error);
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
         metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
@@ -660,7 +699,7 @@ impl Worker {
         let tick = self.now_tick(now);
         let timeout = ticks(self.shared.settings.idle_timeout);
         while let Some(slot) = self.idle.pop_expired(tick, timeout) {
-            self.leave(slot as usize, "idle");
+            self.leave_if_idle(slot, "idle", now);
         }
         let settings = &self.shared.settings.backoff;
         self.failures
