@@ -16,7 +16,8 @@
 //! * Decisions without I/O: [`persisting`], [`replay_filter`], [`retention`],
 //!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
 //!   [`command_id_cache`].
-//! * Storage: [`journal`], [`snapshot_store`], [`registry`], together a [`storage`].
+//! * Storage: [`journal`], [`snapshot_store`], [`registry`], [`global_order`], together a
+//!   [`storage`].
 
 pub mod actor;
 pub mod backoff;
@@ -30,6 +31,7 @@ pub mod effect;
 pub mod engine;
 pub mod entity_types;
 pub mod event_sourced;
+pub mod global_order;
 pub mod idle_order;
 pub mod journal;
 pub mod payload;

@@ -15,6 +15,7 @@ pub mod url;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::global_order::EventsInOrder;
 use crate::journal::Journal;
 use crate::registry::Registry;
 use crate::snapshot_store::SnapshotStore;
@@ -35,6 +36,8 @@ pub struct Storage {
     pub snapshots: Arc<dyn SnapshotStore>,
     /// The book of nodes and sessions.
     pub registry: Arc<dyn Registry>,
+    /// All events, in one order.
+    pub order: Arc<dyn EventsInOrder>,
 }
 
 /// Connections and times. The defaults are those of the settings table in the

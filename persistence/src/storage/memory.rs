@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::command::CommandId;
+use crate::global_order::memory::MemoryEventsInOrder;
 use crate::journal::memory::MemoryJournal;
 use crate::journal::memory::faults::Faults;
 use crate::journal::{StoredCommand, StoredEvent, StreamBounds, WriteRight};
@@ -76,6 +77,7 @@ impl MemoryStorage {
             journal: Arc::new(MemoryJournal::new(self.clone())),
             snapshots: Arc::new(MemorySnapshotStore::new(self.clone())),
             registry: Arc::new(MemoryRegistry::new(self.clone())),
+            order: Arc::new(MemoryEventsInOrder::new(self.clone())),
         }
     }
 
@@ -91,6 +93,7 @@ impl MemoryStorage {
     pub fn import(&self, events: impl IntoIterator<Item = StoredEvent>) {
         let mut tables = self.tables();
         for event in events {
+            tables.put_in_order(event.clone());
             let stream = tables
                 .streams
                 .entry(event.persistence_id.clone())
@@ -122,6 +125,9 @@ impl MemoryStorage {
 #[derive(Default)]
 pub(crate) struct Tables {
     pub(crate) streams: BTreeMap<PersistenceId, Stream>,
+    /// The events of all streams, in the order of storing.
+    pub(crate) order: BTreeMap<u64, StoredEvent>,
+    last_in_order: u64,
     pub(crate) snapshots: BTreeMap<PersistenceId, BTreeMap<SequenceNr, Snapshot>>,
     pub(crate) sessions: BTreeMap<SessionUuid, Session>,
     /// Incarnation counters.
@@ -148,6 +154,11 @@ pub(crate) struct Session {
 }
 
 impl Tables {
+    pub(crate) fn put_in_order(&mut self, event: StoredEvent) {
+        self.last_in_order += 1;
+        self.order.insert(self.last_in_order, event);
+    }
+
     /// Whether the session may write to the shard. An unknown session may not.
     pub(crate) fn may_write(&self, right: WriteRight) -> bool {
         self.sessions.get(&right.session).is_some_and(|session| {

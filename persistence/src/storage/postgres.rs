@@ -11,6 +11,7 @@ use std::sync::Arc;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
 
+use crate::global_order::postgres::PostgresEventsInOrder;
 use crate::journal::postgres::PostgresJournal;
 use crate::registry::postgres::PostgresRegistry;
 use crate::snapshot_store::postgres::PostgresSnapshotStore;
@@ -40,7 +41,8 @@ pub(crate) async fn open(
     Ok(Storage {
         journal: Arc::new(PostgresJournal::new(connections.clone())),
         snapshots: Arc::new(PostgresSnapshotStore::new(connections.clone())),
-        registry: Arc::new(PostgresRegistry::new(connections)),
+        registry: Arc::new(PostgresRegistry::new(connections.clone())),
+        order: Arc::new(PostgresEventsInOrder::new(connections)),
     })
 }
 

@@ -22,6 +22,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Executor, Sqlite};
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::global_order::sqlite::SqliteEventsInOrder;
 use crate::journal::JournalError;
 use crate::journal::sqlite::SqliteJournal;
 use crate::registry::sqlite::SqliteRegistry;
@@ -119,7 +120,8 @@ pub(crate) async fn open(path: &Path, options: &StorageOptions) -> Result<Storag
     Ok(Storage {
         journal: Arc::new(SqliteJournal::new(database.clone())),
         snapshots: Arc::new(SqliteSnapshotStore::new(database.clone())),
-        registry: Arc::new(SqliteRegistry::new(database)),
+        registry: Arc::new(SqliteRegistry::new(database.clone())),
+        order: Arc::new(SqliteEventsInOrder::new(database)),
     })
 }
 
