@@ -3,7 +3,8 @@
 //! It is a statement and not a transaction, because then nothing is left open when
 //! a client stalls, and one round trip carries everything. It stores an append or
 //! a first part of it; what was not stored and why is asked afterwards
-//! (`outcome.rs`), because nearly always everything is.
+//! (`outcome.rs`), because nearly always everything is. Why a fence holds against
+//! it is told in `fencing.rs`.
 
 use sqlx::postgres::PgArguments;
 use uuid::Uuid;
