@@ -118,6 +118,18 @@ pub enum StorageError {
         #[source]
         source: sqlx::Error,
     },
+    /// The server's certificate does not prove that it is the one the URL names.
+    #[error(
+        "{url}: the server's certificate is not trusted: {source}; let sslrootcert= in the URL name the file with \
+         its authority's certificate, and connect by a name or address it is made out to"
+    )]
+    Untrusted {
+        /// Where, without a password.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: sqlx::Error,
+    },
     /// A file cannot be read or made.
     #[error("{url}: {doing} failed: {source}")]
     File {

@@ -118,10 +118,15 @@ async fn find_version(
 
 async fn connect(address: &PostgresAddress) -> Result<PgConnection, StorageError> {
     let options: &PgConnectOptions = &address.0;
-    options
-        .connect()
-        .await
-        .map_err(|source| failed(address, "connecting", source))
+    let connected = options.connect().await;
+    connected.map_err(|source| match &source {
+        // How the TLS library reports what it does not accept.
+        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            let url = address.to_string();
+            StorageError::Untrusted { url, source }
+        }
+        _ => failed(address, "connecting", source),
+    })
 }
 
 fn failed(address: &PostgresAddress, doing: &'static str, source: sqlx::Error) -> StorageError {
