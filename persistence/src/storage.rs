@@ -6,6 +6,7 @@
 //! `journal/`, `snapshot_store/` and `registry/`; what they share, in `storage/`.
 
 mod columns;
+pub(crate) mod manifests;
 pub mod memory;
 pub(crate) mod owned;
 pub(crate) mod postgres;
@@ -17,6 +18,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::global_order::EventsInOrder;
 use crate::journal::Journal;
+use crate::recovery_reader::RecoveryReader;
+use crate::recovery_reader::composed::ComposedRecoveryReader;
 use crate::registry::Registry;
 use crate::snapshot_store::SnapshotStore;
 use crate::storage::memory::MemoryStorage;
@@ -34,6 +37,8 @@ pub struct Storage {
     pub journal: Arc<dyn Journal>,
     /// Where snapshots live.
     pub snapshots: Arc<dyn SnapshotStore>,
+    /// Reads both for many entities at once.
+    pub recoveries: Arc<dyn RecoveryReader>,
     /// The book of nodes and sessions.
     pub registry: Arc<dyn Registry>,
     /// All events, in one order.
@@ -144,6 +149,26 @@ pub enum StorageError {
 }
 
 impl Storage {
+    /// A storage of other backends than those of this crate. Recoveries read the
+    /// journal and the snapshot store one by one; a backend that can read many
+    /// entities at once brings a [`RecoveryReader`] of its own.
+    #[must_use]
+    pub fn composed(
+        journal: Arc<dyn Journal>,
+        snapshots: Arc<dyn SnapshotStore>,
+        registry: Arc<dyn Registry>,
+        order: Arc<dyn EventsInOrder>,
+    ) -> Self {
+        let recoveries = ComposedRecoveryReader::new(journal.clone(), snapshots.clone());
+        Self {
+            journal,
+            snapshots,
+            recoveries: Arc::new(recoveries),
+            registry,
+            order,
+        }
+    }
+
     /// Opens a storage whose schema is up to date. One in memory begins empty and
     /// ends with its last clone.
     ///

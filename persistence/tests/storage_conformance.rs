@@ -29,6 +29,7 @@ macro_rules! conformance_tests {
 
             perennial_persistence::journal_conformance_tests!(run);
             perennial_persistence::snapshot_store_conformance_tests!(run);
+            perennial_persistence::recovery_reader_conformance_tests!(run);
             perennial_persistence::registry_conformance_tests!(run);
             perennial_persistence::global_order_conformance_tests!(run);
 
@@ -39,6 +40,26 @@ macro_rules! conformance_tests {
     };
 }
 conformance_tests!(memory);
+
+/// What authors of other backends get from their journal and snapshot store.
+mod composed {
+    use super::*;
+
+    perennial_persistence::recovery_reader_conformance_tests!(run);
+
+    fn run(case: impl AsyncFnOnce(&Storage)) {
+        memory(async |storage| {
+            let storage = storage.clone();
+            case(&Storage::composed(
+                storage.journal,
+                storage.snapshots,
+                storage.registry,
+                storage.order,
+            ))
+            .await;
+        });
+    }
+}
 conformance_tests!(sqlite);
 conformance_tests!(postgres);
 

@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions, Connection, Executor};
 
 use crate::global_order::postgres::PostgresEventsInOrder;
 use crate::journal::postgres::PostgresJournal;
+use crate::recovery_reader::postgres::PostgresRecoveryReader;
 use crate::registry::postgres::PostgresRegistry;
 use crate::snapshot_store::postgres::PostgresSnapshotStore;
 use crate::storage::postgres::connections::Connections;
@@ -41,6 +42,7 @@ pub(crate) async fn open(
     Ok(Storage {
         journal: Arc::new(PostgresJournal::new(connections.clone())),
         snapshots: Arc::new(PostgresSnapshotStore::new(connections.clone())),
+        recoveries: Arc::new(PostgresRecoveryReader::new(connections.clone())),
         registry: Arc::new(PostgresRegistry::new(connections.clone())),
         order: Arc::new(PostgresEventsInOrder::new(connections)),
     })

@@ -25,6 +25,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::global_order::sqlite::SqliteEventsInOrder;
 use crate::journal::JournalError;
 use crate::journal::sqlite::SqliteJournal;
+use crate::recovery_reader::sqlite::SqliteRecoveryReader;
 use crate::registry::sqlite::SqliteRegistry;
 use crate::snapshot_store::sqlite::SqliteSnapshotStore;
 use crate::storage::{
@@ -120,6 +121,7 @@ pub(crate) async fn open(path: &Path, options: &StorageOptions) -> Result<Storag
     Ok(Storage {
         journal: Arc::new(SqliteJournal::new(database.clone())),
         snapshots: Arc::new(SqliteSnapshotStore::new(database.clone())),
+        recoveries: Arc::new(SqliteRecoveryReader::new(database.clone())),
         registry: Arc::new(SqliteRegistry::new(database.clone())),
         order: Arc::new(SqliteEventsInOrder::new(database)),
     })
