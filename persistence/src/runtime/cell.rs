@@ -17,8 +17,10 @@
 //!
 //! Parts, in the order of life: `cell/recovering.rs`; `cell/round.rs` and
 //! `cell/settling.rs`, or `cell/turns.rs` and `cell/settling_turns.rs`;
-//! `cell/retries.rs` for command ids. Next: `worker.rs`, which owns cells.
+//! `cell/leaving.rs`. And `cell/retries.rs` for command ids. Next: `worker.rs`,
+//! which owns cells.
 
+mod leaving;
 mod recovering;
 mod retries;
 mod round;
@@ -35,7 +37,7 @@ use tokio::sync::oneshot;
 use crate::actor::{Recovery, StorageReport, StorageRequest};
 use crate::behavior::{ActorBehavior, Behavior, Incarnation};
 use crate::command::{Answer, CommandId, Envelope, ReplyTo, Request};
-use crate::command_error::{Applied, CommandError};
+use crate::command_error::CommandError;
 use crate::command_id_cache::CommandIdCache;
 use crate::engine::{EngineSettings, EntityDescription, EntityState};
 use crate::entity_types::EntityFactory;
@@ -240,20 +242,6 @@ impl Cell {
         self.stage == Stage::Ready
     }
 
-    /// Asks the cell to leave memory when what it has handled is stored; what
-    /// waits in its stash starts the next incarnation. `left` is told, by being
-    /// dropped, when it has. Returns whether the cell wants to run.
-    pub(crate) fn request_stop(&mut self, left: oneshot::Sender<()>) -> bool {
-        if self.stage == Stage::Recovering {
-            // It is not in memory yet. Sent back to the start by everyone who asks,
-            // it would never handle what it recovers for.
-            return false;
-        }
-        self.stop_requested = true;
-        self.work.get_or_insert_default().leave_waiters.push(left);
-        self.stage == Stage::Ready
-    }
-
     /// Handles what waits, if the cell is ready.
     pub(crate) fn run(&mut self, cx: &mut CellContext<'_>) -> Next {
         match self.entity {
@@ -267,22 +255,6 @@ impl Cell {
     pub(crate) fn hear(&mut self, report: StorageReport) -> bool {
         self.work().reports.push_back(report);
         self.stage == Stage::Ready
-    }
-
-    /// Whether the cell, which is idle, can leave memory without taking a command
-    /// along that an actor has put aside. Those whose caller has gone are answered.
-    pub(crate) fn may_leave(&mut self, now: Instant) -> bool {
-        let Some(work) = &mut self.work else {
-            return true;
-        };
-        for queued in std::mem::take(&mut work.aside) {
-            if queued.is_overdue(now) {
-                queued.refuse_overdue();
-            } else {
-                work.aside.push_back(queued);
-            }
-        }
-        work.aside.is_empty()
     }
 
     /// A snapshot is saved, or will not be.
@@ -338,49 +310,6 @@ impl Cell {
         }
     }
 
-    /// Starts over from the journal with what is in the stash, or leaves when
-    /// nothing is.
-    fn restart(&mut self, cx: &mut CellContext<'_>) -> Next {
-        if self.queued() == 0 {
-            return Next::Leave;
-        }
-        let max_payload = cx.settings.max_payload;
-        self.entity = match self.factory.incarnate(&self.persistence_id, max_payload) {
-            Ok(entity) => entity,
-            Err(error) => return self.recovery_failed(error.to_string()),
-        };
-        self.stage = Stage::Recovering;
-        self.sequence_nr = SequenceNr::ZERO;
-        self.stored_nr = SequenceNr::ZERO;
-        self.snapshot_nr = SequenceNr::ZERO;
-        self.command_ids = CommandIdCache::default();
-        self.retention = Retention::new(cx.settings.retention);
-        self.stop_requested = false;
-        let work = self.work();
-        // The state has left memory, which is what they wait for: dropping tells.
-        work.leave_waiters.clear();
-        // It was about the state that is gone.
-        work.broken = None;
-        work.reports.clear();
-        work.unstash_all();
-        // The ids stored since may not be in the new command id cache.
-        for queued in &mut work.stash {
-            if matches!(queued.index, Index::NotStored { .. }) {
-                queued.index = Index::NotAsked;
-            }
-        }
-        cx.actions.push(Action::Recover(self.entity.begin()));
-        Next::Wait
-    }
-
-    /// Answers everything that waits with an error.
-    pub(crate) fn refuse_all(&mut self, error: &CommandError) {
-        let Some(work) = &mut self.work else { return };
-        for queued in work.aside.drain(..).chain(work.stash.drain(..)) {
-            queued.reply_to.answer(Err(error.clone()));
-        }
-    }
-
     fn pop_stash(&mut self) -> Option<Queued> {
         self.work.as_mut()?.stash.pop_front()
     }
@@ -414,17 +343,5 @@ impl Work {
         while let Some(queued) = self.aside.pop_back() {
             self.stash.push_front(queued);
         }
-    }
-}
-
-impl Queued {
-    fn is_overdue(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= now)
-    }
-
-    fn refuse_overdue(self) {
-        let applied = Applied::No;
-        self.reply_to
-            .answer(Err(CommandError::DeadlineExceeded { applied }));
     }
 }
