@@ -191,8 +191,8 @@ async fn recoveries_walk_along_indexes() {
     let (storage, _) = open(&database).await;
     let mut control = database.connect_options().connect().await.unwrap();
     let fill = "INSERT INTO perennial.events (sequence_nr, tx, writer_uuid, shard, write_len, codec, \
-                                              persistence_id, entity_type, manifest, payload) \
-                SELECT nr, 1, gen_random_uuid(), 1, 1, 1, 'counter|' || n, 'counter', '', '1' \
+                                              persistence_id, manifest, payload) \
+                SELECT nr, 1, gen_random_uuid(), 1, 1, 1, 'counter|' || n, '', '1' \
                 FROM generate_series(1, 20) nr, generate_series(1, 2000) n; \
                 INSERT INTO perennial.streams SELECT 'other|' || n, 5, 5 FROM generate_series(1, 2000) n; \
                 INSERT INTO perennial.snapshots (persistence_id, sequence_nr, shard, codec, manifest, payload) \
