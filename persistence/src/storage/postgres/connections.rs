@@ -80,9 +80,11 @@ impl Connections {
         };
         // Nobody waits longer for an append, so none works longer on it either.
         let lane_timeout = options.statement_timeout.min(options.append_timeout);
+        // One plan serves every append, and planning anew costs as much as 30 events.
+        let one_plan = [("plan_cache_mode", "force_generic_plan")];
         let lane = |_| Lane {
             connection: Mutex::new(None),
-            options: with_timeout(lane_timeout),
+            options: with_timeout(lane_timeout).options(one_plan),
             connect_timeout: options.connect_timeout,
         };
         let readers = u32::try_from(options.recovery_connections).unwrap_or(u32::MAX);
