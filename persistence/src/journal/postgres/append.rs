@@ -13,7 +13,7 @@
 //!   connection, when the whole may have been stored.
 
 use futures::future::{BoxFuture, FutureExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::columns::Columns;
 use super::outcome;
@@ -207,11 +207,10 @@ fn all(pieces: &[Piece<'_>]) -> Vec<Option<Appended>> {
 /// something.
 async fn attempt(target: &Target<'_>, pieces: &[Piece<'_>], sent: bool) -> Attempt {
     let (lane, lane_nr) = target.connections.append_lane(target.lane);
-    let mut guard = match timeout_at(target.deadline, lane.acquire(target.session)).await {
-        Ok(Ok(guard)) => guard,
+    let mut guard = match lane.acquire(target.session, target.deadline).await {
+        Ok(guard) => guard,
         // Nothing was sent.
-        Ok(Err(error)) => return Attempt::InTheWay(error.to_string()),
-        Err(_) => return Attempt::InTheWay("no connection could be made in time".into()),
+        Err(error) => return Attempt::InTheWay(format!("no connection could be made: {error}")),
     };
     let work = async {
         let columns = Columns::of(pieces);
@@ -240,7 +239,8 @@ async fn attempt(target: &Target<'_>, pieces: &[Piece<'_>], sent: bool) -> Attem
         looked.map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))
     };
     let patience = target.connections.options.append_timeout / ATTEMPTS;
-    let error = match timeout(patience, work).await {
+    let give_up = target.deadline.min(Instant::now() + patience);
+    let error = match timeout_at(give_up, work).await {
         Ok(Ok(decided)) => {
             guard.give_back();
             return Attempt::Decided(decided);
