@@ -12,6 +12,8 @@ mod command_ids;
 mod failures;
 #[path = "engine/flawed_storage.rs"]
 mod flawed_storage;
+#[path = "engine/grouping.rs"]
+mod grouping;
 #[path = "engine/life.rs"]
 mod life;
 #[path = "engine/random.rs"]
