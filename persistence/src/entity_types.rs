@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::behavior::Behavior;
 use crate::codec::Codec;
 use crate::event_sourced::EventSourced;
-use crate::event_sourced::behavior::EventSourcedBehavior;
+use crate::event_sourced::behavior::{Definition, EventSourcedBehavior};
 use crate::payload::CodecId;
 use crate::persistence_id::{InvalidPersistenceId, check_entity_type};
 
@@ -28,6 +28,16 @@ pub enum RegistrationError {
     /// The name is taken.
     #[error("entity type {0:?} is registered twice: give each type its own name")]
     Twice(&'static str),
+    /// One manifest has two adapters for the same direction.
+    #[error(
+        "entity type {entity_type:?} binds two event adapters to manifest {manifest:?}: only one of them could be used"
+    )]
+    AdapterTwice {
+        /// The type.
+        entity_type: &'static str,
+        /// The manifest.
+        manifest: &'static str,
+    },
 }
 
 /// Makes incarnations of one entity type.
@@ -40,7 +50,7 @@ pub(crate) trait EntityFactory: Send + Sync + 'static {
     fn command_codec(&self) -> CodecId;
 }
 
-struct EventSourcedFactory<E>(Arc<E>);
+struct EventSourcedFactory<E: EventSourced>(Arc<Definition<E>>);
 
 impl<E: EventSourced> EntityFactory for EventSourcedFactory<E> {
     fn incarnate(&self, max_payload: usize) -> Box<dyn Behavior> {
@@ -62,13 +72,25 @@ impl EntityTypes {
     /// Adds an event-sourced type.
     ///
     /// # Errors
-    /// [`RegistrationError`] when the name is malformed or taken.
+    /// [`RegistrationError`] when the name is malformed or taken, or the event
+    /// adapters contradict each other.
     pub fn register<E: EventSourced>(&mut self, definition: E) -> Result<(), RegistrationError> {
         check_entity_type(E::ENTITY_TYPE)?;
         if self.types.contains_key(E::ENTITY_TYPE) {
             return Err(RegistrationError::Twice(E::ENTITY_TYPE));
         }
-        let factory = EventSourcedFactory(Arc::new(definition));
+        let adapters = E::adapters();
+        if let Some(manifest) = adapters.bound_twice() {
+            let entity_type = E::ENTITY_TYPE;
+            return Err(RegistrationError::AdapterTwice {
+                entity_type,
+                manifest,
+            });
+        }
+        let factory = EventSourcedFactory(Arc::new(Definition {
+            entity: definition,
+            adapters,
+        }));
         self.types.insert(E::ENTITY_TYPE, Arc::new(factory));
         Ok(())
     }

@@ -7,6 +7,7 @@
 
 use crate::codec::Codec;
 use crate::effect::Effect;
+use crate::event_adapter::EventAdapters;
 
 pub(crate) mod behavior;
 
@@ -41,5 +42,11 @@ pub trait EventSourced: Sized + Send + Sync + 'static {
     /// from later kinds and converted when it is old.
     fn event_manifest(_event: &Self::Event) -> &'static str {
         ""
+    }
+
+    /// How events are converted on their way to the journal and back, by their
+    /// manifests. Asked for once, when the type is registered.
+    fn adapters() -> EventAdapters<Self::Event> {
+        EventAdapters::identity()
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! Where to read:
 //!
-//! * Writing an entity: [`event_sourced`], [`effect`], [`codec`].
+//! * Writing an entity: [`event_sourced`], [`effect`], [`codec`]; changing one whose
+//!   events are stored already: [`event_adapter`].
 //! * The way of a command: [`command`] (what is sent), [`engine`] (who takes it),
 //!   `runtime/worker.rs` and `runtime/cell.rs` (who handles it),
 //!   `runtime/group_commit.rs` and [`journal`] (who stores it).
@@ -26,6 +27,7 @@ pub mod command_id_cache;
 pub mod effect;
 pub mod engine;
 pub mod entity_types;
+pub mod event_adapter;
 pub mod event_sourced;
 pub mod idle_order;
 pub mod journal;

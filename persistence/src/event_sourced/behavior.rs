@@ -16,20 +16,27 @@ use crate::behavior::{Behavior, Handled};
 use crate::codec::{Codec, CodecError};
 use crate::command_error::{Applied, CommandError};
 use crate::effect::{Decision, Effect, Events, ReplyWith};
+use crate::event_adapter::EventAdapters;
 use crate::event_sourced::EventSourced;
 use crate::journal::{NewEvent, StoredEvent};
 use crate::payload::{CodecId, Payload};
 
+/// What all entities of a type share.
+pub(crate) struct Definition<E: EventSourced> {
+    pub(crate) entity: E,
+    pub(crate) adapters: EventAdapters<E::Event>,
+}
+
 /// One incarnation of an event-sourced entity.
 pub(crate) struct EventSourcedBehavior<E: EventSourced> {
-    definition: Arc<E>,
+    definition: Arc<Definition<E>>,
     state: E::State,
     /// Largest event, reply and state in bytes.
     max_payload: usize,
 }
 
 impl<E: EventSourced> EventSourcedBehavior<E> {
-    pub(crate) fn new(definition: Arc<E>, max_payload: usize) -> Self {
+    pub(crate) fn new(definition: Arc<Definition<E>>, max_payload: usize) -> Self {
         Self {
             definition,
             state: E::State::default(),
@@ -38,20 +45,21 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
     }
 
     fn encode_event(&self, event: &E::Event) -> Result<NewEvent, CommandError> {
-        let bytes = <E::Codec as Codec<E::Event>>::encode(event).map_err(|error| {
-            CommandError::PersistRejected {
-                message: error.message,
-            }
-        })?;
-        self.check_len("an event", &bytes)?;
-        Ok(NewEvent {
-            payload: Payload {
+        let encoded = guard(|| -> Result<NewEvent, CommandError> {
+            let rejected = |message| CommandError::PersistRejected { message };
+            let bytes = <E::Codec as Codec<E::Event>>::encode(event)
+                .map_err(|error| rejected(error.message))?;
+            let payload = Payload {
                 codec: <E::Codec as Codec<E::Event>>::ID,
                 manifest: Cow::Borrowed(E::event_manifest(event)),
                 bytes,
-            },
-            tags: Vec::new(),
-        })
+            };
+            let adapters = &self.definition.adapters;
+            let adapted = adapters.to_journal(event, payload);
+            adapted.map_err(|error| rejected(error.to_string()))
+        })??;
+        self.check_len("an event", &encoded.payload.bytes)?;
+        Ok(encoded)
     }
 
     fn check_len(&self, what: &'static str, bytes: &Bytes) -> Result<(), CommandError> {
@@ -88,6 +96,14 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         })
     }
 
+    fn replay_one(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
+        let decoded = decode_guarded::<E, E::Event>(bytes)?;
+        let apply = || self.definition.entity.apply(&mut self.state, decoded);
+        guard(apply).map_err(|error| CodecError {
+            message: format!("applying the event failed: {error}"),
+        })
+    }
+
     fn accept(
         &mut self,
         events: Events<E::Event>,
@@ -110,7 +126,7 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         };
         let applied = guard(|| {
             for event in events {
-                self.definition.apply(&mut self.state, event);
+                self.definition.entity.apply(&mut self.state, event);
             }
         });
         match applied.and_then(|()| self.make_reply(reply)) {
@@ -134,11 +150,18 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
     }
 
     fn replay(&mut self, event: &StoredEvent) -> Result<(), CodecError> {
-        check_codec::<E, E::Event>(event.payload.codec)?;
-        let decoded = decode_guarded::<E, E::Event>(&event.payload.bytes)?;
-        guard(|| self.definition.apply(&mut self.state, decoded)).map_err(|error| CodecError {
-            message: format!("applying the event failed: {error}"),
-        })
+        let adapters = &self.definition.adapters;
+        let adapted = guard(|| adapters.read_back(&event.payload))
+            .map_err(|error| error.to_string())
+            .and_then(|adapted| adapted.map_err(|error| error.to_string()))
+            .map_err(|message| CodecError { message })?;
+        match adapted {
+            None => {
+                check_codec::<E, E::Event>(event.payload.codec)?;
+                self.replay_one(&event.payload.bytes)
+            }
+            Some(events) => events.iter().try_for_each(|bytes| self.replay_one(bytes)),
+        }
     }
 
     fn handle(&mut self, command: &Payload) -> Handled {
@@ -155,7 +178,7 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
             Ok(command) => command,
             Err(error) => return invalid(error),
         };
-        let effect = match guard(|| self.definition.handle(&self.state, command)) {
+        let effect = match guard(|| self.definition.entity.handle(&self.state, command)) {
             Ok(effect) => effect,
             // Nothing was applied, but what the handler did to itself before it
             // panicked is not known: start afresh from the journal.
