@@ -38,6 +38,16 @@ pub(crate) enum Events<T> {
     Many(Vec<T>),
 }
 
+impl<T> Events<T> {
+    pub(crate) fn into_vec(self) -> Vec<T> {
+        match self {
+            Self::None => Vec::new(),
+            Self::One(event) => vec![event],
+            Self::Many(events) => events,
+        }
+    }
+}
+
 impl<E: EventSourced> Effect<E> {
     fn proceed(events: Events<E::Event>) -> Self {
         Self {
@@ -127,5 +137,37 @@ impl<E: EventSourced> Effect<E> {
     pub fn then_stop(mut self) -> Self {
         self.then_stop = true;
         self
+    }
+
+    /// The events it would store: for tests of handlers.
+    #[must_use]
+    pub fn events(&self) -> &[E::Event] {
+        match &self.decision {
+            Decision::Proceed { events, .. } => match events {
+                Events::None => &[],
+                Events::One(event) => std::slice::from_ref(event),
+                Events::Many(events) => events,
+            },
+            Decision::Reject { .. } | Decision::Unhandled => &[],
+        }
+    }
+
+    /// The reason it refuses the command with, if it does: for tests of handlers.
+    #[must_use]
+    pub fn rejection(&self) -> Option<&str> {
+        match &self.decision {
+            Decision::Reject { reason, .. } => Some(reason),
+            Decision::Proceed { .. } | Decision::Unhandled => None,
+        }
+    }
+
+    /// The reply it makes of the state after its events, if it makes one: for
+    /// tests of handlers.
+    #[must_use]
+    pub fn into_reply(self, state: &E::State) -> Option<E::Reply> {
+        match self.decision {
+            Decision::Proceed { reply, .. } => reply.map(|make_reply| make_reply(state)),
+            Decision::Reject { .. } | Decision::Unhandled => None,
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::codec::Codec;
 use crate::event_sourced::EventSourced;
 use crate::event_sourced::behavior::{Definition, EventSourcedBehavior};
 use crate::payload::CodecId;
-use crate::persistence_id::{InvalidPersistenceId, check_entity_type};
+use crate::persistence_id::InvalidPersistenceId;
 
 /// The entity types a node can run, by name.
 #[derive(Clone, Default)]
@@ -75,22 +75,10 @@ impl EntityTypes {
     /// [`RegistrationError`] when the name is malformed or taken, or the event
     /// adapters contradict each other.
     pub fn register<E: EventSourced>(&mut self, definition: E) -> Result<(), RegistrationError> {
-        check_entity_type(E::ENTITY_TYPE)?;
+        let factory = EventSourcedFactory(Arc::new(Definition::new(definition)?));
         if self.types.contains_key(E::ENTITY_TYPE) {
             return Err(RegistrationError::Twice(E::ENTITY_TYPE));
         }
-        let adapters = E::adapters();
-        if let Some(manifest) = adapters.bound_twice() {
-            let entity_type = E::ENTITY_TYPE;
-            return Err(RegistrationError::AdapterTwice {
-                entity_type,
-                manifest,
-            });
-        }
-        let factory = EventSourcedFactory(Arc::new(Definition {
-            entity: definition,
-            adapters,
-        }));
         self.types.insert(E::ENTITY_TYPE, Arc::new(factory));
         Ok(())
     }

@@ -4,6 +4,8 @@
 //! `handle` decides, `apply` changes the state; both are testable without any
 //! runtime, and neither may look at a clock, draw random numbers or do I/O: the
 //! state must be the same when the events are replayed (promise I-6).
+//! `testing::event_sourced_kit` runs an entity and checks this, and shows a whole
+//! entity; the kit is behind the cargo feature `testing`.
 
 use crate::codec::Codec;
 use crate::effect::Effect;

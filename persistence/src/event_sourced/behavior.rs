@@ -16,15 +16,32 @@ use crate::behavior::{Behavior, Handled};
 use crate::codec::{Codec, CodecError};
 use crate::command_error::{Applied, CommandError};
 use crate::effect::{Decision, Effect, Events, ReplyWith};
+use crate::entity_types::RegistrationError;
 use crate::event_adapter::EventAdapters;
 use crate::event_sourced::EventSourced;
 use crate::journal::{NewEvent, StoredEvent};
 use crate::payload::{CodecId, Payload};
+use crate::persistence_id::check_entity_type;
 
 /// What all entities of a type share.
 pub(crate) struct Definition<E: EventSourced> {
     pub(crate) entity: E,
     pub(crate) adapters: EventAdapters<E::Event>,
+}
+
+impl<E: EventSourced> Definition<E> {
+    /// Checks what can be checked before the first entity is started.
+    pub(crate) fn new(entity: E) -> Result<Self, RegistrationError> {
+        check_entity_type(E::ENTITY_TYPE)?;
+        let adapters = E::adapters();
+        match adapters.bound_twice() {
+            None => Ok(Self { entity, adapters }),
+            Some(manifest) => Err(RegistrationError::AdapterTwice {
+                entity_type: E::ENTITY_TYPE,
+                manifest,
+            }),
+        }
+    }
 }
 
 /// One incarnation of an event-sourced entity.
@@ -44,7 +61,7 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         }
     }
 
-    fn encode_event(&self, event: &E::Event) -> Result<NewEvent, CommandError> {
+    pub(crate) fn encode_event(&self, event: &E::Event) -> Result<NewEvent, CommandError> {
         let encoded = guard(|| -> Result<NewEvent, CommandError> {
             let rejected = |message| CommandError::PersistRejected { message };
             let bytes = <E::Codec as Codec<E::Event>>::encode(event)
@@ -96,6 +113,17 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         })
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn state(&self) -> &E::State {
+        &self.state
+    }
+
+    /// As the event happens, for the kit of tests, which stores it itself.
+    #[cfg(feature = "testing")]
+    pub(crate) fn apply(&mut self, event: E::Event) {
+        self.definition.entity.apply(&mut self.state, event);
+    }
+
     fn replay_one(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
         let decoded = decode_guarded::<E, E::Event>(bytes)?;
         let apply = || self.definition.entity.apply(&mut self.state, decoded);
@@ -111,11 +139,7 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         then_snapshot: bool,
         then_stop: bool,
     ) -> Handled {
-        let events: Vec<E::Event> = match events {
-            Events::None => Vec::new(),
-            Events::One(event) => vec![event],
-            Events::Many(events) => events,
-        };
+        let events = events.into_vec();
         let encoded = events
             .iter()
             .map(|event| self.encode_event(event))
