@@ -1,1 +1,3 @@
-//! x
+//! Perennial, a cluster-sharded persistent entity service.
+pub mod proto;
+pub mod samples;

@@ -3,6 +3,7 @@
 //! It knows shards as numbers and nothing of who owns them. Each shard belongs to
 //! one worker for good. Next: `runtime/worker.rs`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,12 +13,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::backoff::BackoffSettings;
+use crate::circuit_breaker::CircuitBreakerSettings;
 use crate::command::{Answer, Envelope};
 use crate::entity_types::EntityTypes;
 use crate::persistence_id::PersistenceId;
 use crate::replay_filter::ReplayFilterSettings;
 use crate::retention::RetentionSettings;
 use crate::runtime::group_commit::GroupCommit;
+use crate::runtime::guarded_journal::GuardedJournal;
 use crate::runtime::recovery_driver::RecoveryDriver;
 use crate::runtime::residency::Residency;
 use crate::runtime::snapshot_writer::SnapshotWriter;
@@ -44,6 +47,8 @@ pub struct EngineSettings {
     pub stash_capacity: usize,
     /// How long an entity stays down after it failed for a reason of its own.
     pub backoff: BackoffSettings,
+    /// When the journal is spared because it fails.
+    pub circuit_breaker: CircuitBreakerSettings,
     /// When snapshots are taken, and how many are kept.
     pub retention: RetentionSettings,
     /// An entity without a request for so long leaves memory.
@@ -67,6 +72,7 @@ impl Default for EngineSettings {
             replay_filter: ReplayFilterSettings::default(),
             stash_capacity: 4096,
             backoff: BackoffSettings::default(),
+            circuit_breaker: CircuitBreakerSettings::default(),
             retention: RetentionSettings::default(),
             idle_timeout: Duration::from_secs(120),
             active_entity_limit: 100_000,
@@ -110,7 +116,9 @@ pub(crate) struct Shared {
     pub(crate) types: EntityTypes,
     pub(crate) settings: Arc<EngineSettings>,
     pub(crate) session: SessionUuid,
+    /// Its journal is behind the circuit breaker.
     pub(crate) storage: Storage,
+    journal_open: Arc<AtomicBool>,
     pub(crate) residency: Residency,
     pub(crate) commit: GroupCommit,
     pub(crate) recoveries: RecoveryDriver,
@@ -122,6 +130,11 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn workers(&self) -> &[WorkerHandle] {
         &self.workers
+    }
+
+    /// Whether the circuit breaker keeps calls from the journal.
+    pub(crate) fn is_journal_out_of_reach(&self) -> bool {
+        self.journal_open.load(Ordering::Relaxed)
     }
 
     /// The journal refuses this session's writes.
@@ -162,6 +175,18 @@ impl EntityEngine {
             .unzip();
         let workers: Arc<[WorkerHandle]> = workers.into();
         let mut tasks = EngineTasks::default();
+        let random = |stream: u64| match settings.seed {
+            Some(seed) => StdRng::seed_from_u64(seed.wrapping_add(stream)),
+            None => StdRng::from_os_rng(),
+        };
+        let journal = Arc::new(GuardedJournal::new(
+            storage.journal,
+            settings.circuit_breaker,
+            random(count as u64),
+        ));
+        let journal_open = journal.is_open();
+        tasks.services.spawn(Arc::clone(&journal).probe());
+        let storage = Storage { journal, ..storage };
         let commit = GroupCommit::new(storage.journal.lanes());
         commit.start(&storage.journal, session, &workers, &mut tasks.services);
         let recoveries = RecoveryDriver::start(&storage, &settings, &mut tasks.services);
@@ -170,6 +195,7 @@ impl EntityEngine {
             types,
             session,
             storage,
+            journal_open,
             residency: Residency::new(settings.active_entity_limit, count),
             commit,
             recoveries,
@@ -179,10 +205,7 @@ impl EntityEngine {
             settings: Arc::clone(&settings),
         });
         for (number, queues) in queues.into_iter().enumerate() {
-            let random = match settings.seed {
-                Some(seed) => StdRng::seed_from_u64(seed.wrapping_add(number as u64)),
-                None => StdRng::from_os_rng(),
-            };
+            let random = random(number as u64);
             let worker = Worker::new(number, Arc::clone(&shared), random);
             tasks.workers.spawn(worker.run(queues));
         }

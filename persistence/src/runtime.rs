@@ -6,6 +6,7 @@
 
 pub(crate) mod cell;
 pub(crate) mod group_commit;
+pub(crate) mod guarded_journal;
 pub(crate) mod recovery_driver;
 pub(crate) mod residency;
 pub(crate) mod snapshot_writer;

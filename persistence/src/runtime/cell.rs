@@ -168,6 +168,8 @@ pub(crate) enum Failure {
 pub(crate) struct CellContext<'a> {
     pub(crate) now: Instant,
     pub(crate) settings: &'a EngineSettings,
+    /// The circuit breaker is open: what a command decides could not be stored.
+    pub(crate) journal_out_of_reach: bool,
     pub(crate) actions: &'a mut Vec<Action>,
 }
 

@@ -384,6 +384,7 @@ impl Worker {
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &shared.settings,
+            journal_out_of_reach: shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
         };
         let mut cell = Cell::start(&envelope, factory, self.incarnations, writer, &mut cx);
@@ -420,6 +421,7 @@ impl Worker {
         let mut cx = CellContext {
             now: Instant::now().into_std(),
             settings: &self.shared.settings,
+            journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
         };
         tell(&mut self.cells[to.slot].cell, &mut cx);
@@ -444,6 +446,7 @@ impl Worker {
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &self.shared.settings,
+            journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
         };
         let cell = &mut self.cells[slot].cell;

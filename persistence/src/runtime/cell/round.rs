@@ -8,6 +8,8 @@ use crate::journal::{Append, AtomicWrite, CommandRecord, NewEvent};
 use crate::payload::Payload;
 use crate::persisting::Commands;
 
+use crate::runtime::guarded_journal::OPEN_MESSAGE;
+
 use super::{Action, Cell, CellContext, Failure, Held, Index, Next, Queued, Stage, Work};
 
 /// Requests handled before the cell gives way, and before their events go out.
@@ -111,6 +113,11 @@ impl Cell {
                     applied: Applied::No,
                 }),
             );
+        }
+        if cx.journal_out_of_reach {
+            // Refused before it is handled, so that the entity can stay.
+            let message = OPEN_MESSAGE.to_owned();
+            return self.hold(queued, Err(CommandError::JournalUnavailable { message }));
         }
         let Request::Command {
             payload,
