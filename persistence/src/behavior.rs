@@ -4,10 +4,16 @@
 //! synchronous and does no I/O. Next: `event_sourced/behavior.rs` implements it
 //! for the everyday level.
 
+use std::any::Any;
+
+use futures::future::BoxFuture;
+
 use crate::codec::CodecError;
 use crate::command_error::CommandError;
 use crate::journal::{NewEvent, StoredEvent};
 use crate::payload::Payload;
+use crate::persisting::Commands;
+use crate::sequence_nr::SequenceNr;
 
 /// One incarnation's state, behind erased types.
 pub(crate) trait Behavior: Send {
@@ -17,9 +23,16 @@ pub(crate) trait Behavior: Send {
     /// Folds a stored event into the state.
     fn replay(&mut self, event: &StoredEvent) -> Result<(), CodecError>;
 
-    /// Handles a command on the present, perhaps tentative, state. When events
-    /// come of it they are applied to the state before this returns.
-    fn handle(&mut self, command: &Payload) -> Handled;
+    /// Handles a command on the present, perhaps tentative, state, which is that at
+    /// number `at`. When events come of it they are applied to the state before this
+    /// returns.
+    fn handle(&mut self, command: &Payload, at: SequenceNr) -> Handled;
+
+    /// Runs a side effect on the present state. An error is a panic of it.
+    fn run(&self, effect: SideEffect) -> Result<(), CommandError>;
+
+    /// Starts work outside on the present state. An error is a panic of that.
+    fn start_outside(&self, work: OutsideWork) -> Result<OutsideFuture, CommandError>;
 
     /// The state, encoded.
     fn encode_state(&self) -> Result<Payload, CodecError>;
@@ -32,11 +45,47 @@ pub(crate) enum Handled {
     Accepted {
         events: Vec<NewEvent>,
         reply: Payload,
-        then_snapshot: bool,
-        then_stop: bool,
+        then: After,
     },
+    /// The command is put aside; the state is as before.
+    Stashed,
+    /// The command goes on as the one this comes back with; the state is as before.
+    Outside(OutsideWork),
     /// The command is refused; the state is as before.
     Refused(CommandError),
     /// The entity's code failed half-way: the state is not to be trusted.
     Broken(CommandError),
+}
+
+/// What follows when everything a command led to is stored.
+#[derive(Default)]
+pub(crate) struct After {
+    pub(crate) snapshot: bool,
+    pub(crate) stop: bool,
+    /// Boxed, because it is rare.
+    pub(crate) effects: Option<Box<AfterEffects>>,
+}
+
+/// What else follows.
+pub(crate) struct AfterEffects {
+    pub(crate) run: Vec<SideEffect>,
+    pub(crate) unstash_all: bool,
+    pub(crate) outside: Option<OutsideWork>,
+}
+
+/// Runs on the state, whose type only the behavior knows.
+pub(crate) type SideEffect = Box<dyn FnOnce(&dyn Any) + Send>;
+
+/// Work that comes back with an encoded command.
+pub(crate) type OutsideFuture = BoxFuture<'static, Result<Payload, CodecError>>;
+
+type StartOutside = Box<dyn FnOnce(&dyn Any) -> Option<OutsideFuture> + Send>;
+
+/// Work outside that is not started.
+pub(crate) struct OutsideWork {
+    /// Gets the state; `None` when it is not of the type it was made for, which
+    /// cannot be.
+    pub(crate) start: StartOutside,
+    /// What the entity's other commands do meanwhile.
+    pub(crate) commands: Commands,
 }

@@ -12,6 +12,7 @@ use crate::event_sourced::EventSourced;
 use crate::event_sourced::behavior::{Definition, EventSourcedBehavior};
 use crate::payload::CodecId;
 use crate::persistence_id::InvalidPersistenceId;
+use crate::retention::{InvalidRetentionSettings, RetentionSettings};
 
 /// The entity types a node can run, by name.
 #[derive(Clone, Default)]
@@ -28,6 +29,14 @@ pub enum RegistrationError {
     /// The name is taken.
     #[error("entity type {0:?} is registered twice: give each type its own name")]
     Twice(&'static str),
+    /// Its own retention keeps nothing.
+    #[error("entity type {entity_type:?}: {source}")]
+    Retention {
+        /// The type.
+        entity_type: &'static str,
+        /// What is wrong with it.
+        source: InvalidRetentionSettings,
+    },
     /// One manifest has two adapters for the same direction.
     #[error(
         "entity type {entity_type:?} binds two event adapters to manifest {manifest:?}: only one of them could be used"
@@ -48,6 +57,9 @@ pub(crate) trait EntityFactory: Send + Sync + 'static {
 
     /// What commands are encoded with.
     fn command_codec(&self) -> CodecId;
+
+    /// When snapshots are taken, if not as the node's settings say.
+    fn retention(&self) -> Option<RetentionSettings>;
 }
 
 struct EventSourcedFactory<E: EventSourced>(Arc<Definition<E>>);
@@ -59,6 +71,10 @@ impl<E: EventSourced> EntityFactory for EventSourcedFactory<E> {
 
     fn command_codec(&self) -> CodecId {
         <E::Codec as Codec<E::Command>>::ID
+    }
+
+    fn retention(&self) -> Option<RetentionSettings> {
+        E::retention()
     }
 }
 

@@ -10,6 +10,8 @@
 use crate::codec::Codec;
 use crate::effect::Effect;
 use crate::event_adapter::EventAdapters;
+use crate::retention::RetentionSettings;
+use crate::sequence_nr::SequenceNr;
 
 pub(crate) mod behavior;
 
@@ -44,6 +46,18 @@ pub trait EventSourced: Sized + Send + Sync + 'static {
     /// from later kinds and converted when it is old.
     fn event_manifest(_event: &Self::Event) -> &'static str {
         ""
+    }
+
+    /// When snapshots are taken by the count, how many are kept, and whether events
+    /// they replace are deleted; `None` for the node's `persistence.snapshot.*`.
+    fn retention() -> Option<RetentionSettings> {
+        None
+    }
+
+    /// Whether to take a snapshot of this state, reached by a write that ended at
+    /// `sequence_nr`. Such snapshots delete nothing: only those taken by the count do.
+    fn snapshot_when(&self, _state: &Self::State, _sequence_nr: SequenceNr) -> bool {
+        false
     }
 
     /// How events are converted on their way to the journal and back, by their

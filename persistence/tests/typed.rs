@@ -5,5 +5,13 @@
 #[path = "typed/fixture.rs"]
 mod fixture;
 
+#[path = "typed/counter.rs"]
+mod counter;
 #[path = "typed/event_adapters.rs"]
 mod event_adapters;
+#[path = "typed/outside.rs"]
+mod outside;
+#[path = "typed/retention.rs"]
+mod retention;
+#[path = "typed/stash.rs"]
+mod stash;

@@ -11,17 +11,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 
-use crate::behavior::{Behavior, Handled};
-use crate::codec::{Codec, CodecError};
+use crate::behavior::{
+    After, AfterEffects, Behavior, Handled, OutsideFuture, OutsideWork, SideEffect,
+};
+use crate::codec::{self, Codec, CodecError};
 use crate::command_error::{Applied, CommandError};
-use crate::effect::{Decision, Effect, Events, ReplyWith};
+use crate::effect::{Decision, Events, Outside, ReplyWith, RunWith, Then};
 use crate::entity_types::RegistrationError;
 use crate::event_adapter::EventAdapters;
 use crate::event_sourced::EventSourced;
 use crate::journal::{NewEvent, StoredEvent};
 use crate::payload::{CodecId, Payload};
 use crate::persistence_id::check_entity_type;
+use crate::retention::RetentionSettings;
+use crate::sequence_nr::SequenceNr;
 
 /// What all entities of a type share.
 pub(crate) struct Definition<E: EventSourced> {
@@ -33,6 +38,7 @@ impl<E: EventSourced> Definition<E> {
     /// Checks what can be checked before the first entity is started.
     pub(crate) fn new(entity: E) -> Result<Self, RegistrationError> {
         check_entity_type(E::ENTITY_TYPE)?;
+        Self::check_retention()?;
         let adapters = E::adapters();
         match adapters.bound_twice() {
             None => Ok(Self { entity, adapters }),
@@ -40,6 +46,17 @@ impl<E: EventSourced> Definition<E> {
                 entity_type: E::ENTITY_TYPE,
                 manifest,
             }),
+        }
+    }
+
+    fn check_retention() -> Result<(), RegistrationError> {
+        let entity_type = E::ENTITY_TYPE;
+        match E::retention().map(RetentionSettings::validate) {
+            Some(Err(source)) => Err(RegistrationError::Retention {
+                entity_type,
+                source,
+            }),
+            _ => Ok(()),
         }
     }
 }
@@ -136,8 +153,8 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         &mut self,
         events: Events<E::Event>,
         reply: Option<ReplyWith<E>>,
-        then_snapshot: bool,
-        then_stop: bool,
+        then: Then<E>,
+        at: SequenceNr,
     ) -> Handled {
         let events = events.into_vec();
         let encoded = events
@@ -153,12 +170,20 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
                 self.definition.entity.apply(&mut self.state, event);
             }
         });
-        match applied.and_then(|()| self.make_reply(reply)) {
-            Ok(reply) => Handled::Accepted {
+        let last = at.plus(encoded.len() as u64);
+        let finish = |()| {
+            let mut after = then.erase();
+            if !encoded.is_empty() && !after.snapshot {
+                let entity = &self.definition.entity;
+                after.snapshot = guard(|| entity.snapshot_when(&self.state, last))?;
+            }
+            Ok((self.make_reply(reply)?, after))
+        };
+        match applied.and_then(finish) {
+            Ok((reply, then)) => Handled::Accepted {
                 events: encoded,
                 reply,
-                then_snapshot,
-                then_stop,
+                then,
             },
             Err(error) if encoded.is_empty() => Handled::Refused(error),
             Err(error) => Handled::Broken(error),
@@ -188,7 +213,7 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
         }
     }
 
-    fn handle(&mut self, command: &Payload) -> Handled {
+    fn handle(&mut self, command: &Payload, at: SequenceNr) -> Handled {
         let invalid = |error: CodecError| {
             Handled::Refused(CommandError::PayloadInvalid {
                 entity_type: E::ENTITY_TYPE.to_owned(),
@@ -208,22 +233,29 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
             // panicked is not known: start afresh from the journal.
             Err(error) => return Handled::Broken(error),
         };
-        let Effect {
-            decision,
-            then_snapshot,
-            then_stop,
-        } = effect;
-        match decision {
-            Decision::Proceed { events, reply } => {
-                self.accept(events, reply, then_snapshot, then_stop)
-            }
+        match effect.decision {
+            Decision::Proceed { events, reply } => self.accept(events, reply, effect.then, at),
             Decision::Reject { reason, message } => {
                 Handled::Refused(CommandError::Rejected { reason, message })
             }
             Decision::Unhandled => Handled::Refused(CommandError::Unhandled {
                 entity_type: E::ENTITY_TYPE.to_owned(),
             }),
+            Decision::Stash => Handled::Stashed,
+            Decision::RunOutside(outside) => Handled::Outside(outside.erase()),
         }
+    }
+
+    fn run(&self, effect: SideEffect) -> Result<(), CommandError> {
+        guard(|| effect(&self.state))
+    }
+
+    fn start_outside(&self, work: OutsideWork) -> Result<OutsideFuture, CommandError> {
+        let started = guard(|| (work.start)(&self.state))?;
+        started.ok_or_else(|| CommandError::Panicked {
+            message: "work outside was made for another type of state".into(),
+            applied: Applied::No,
+        })
     }
 
     fn encode_state(&self) -> Result<Payload, CodecError> {
@@ -236,6 +268,45 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
                 },
             )??,
         })
+    }
+}
+
+impl<E: EventSourced> Then<E> {
+    /// The same for the engine, which does not know the types.
+    fn erase(self) -> After {
+        let erase_run = |run: RunWith<E>| -> SideEffect {
+            Box::new(|state| {
+                if let Some(state) = state.downcast_ref() {
+                    run(state);
+                }
+            })
+        };
+        let is_rare = self.unstash_all || !self.run.is_empty() || self.outside.is_some();
+        After {
+            snapshot: self.snapshot,
+            stop: self.stop,
+            effects: is_rare.then(|| {
+                Box::new(AfterEffects {
+                    run: self.run.into_iter().map(erase_run).collect(),
+                    unstash_all: self.unstash_all,
+                    outside: self.outside.map(Outside::erase),
+                })
+            }),
+        }
+    }
+}
+
+impl<E: EventSourced> Outside<E> {
+    fn erase(self) -> OutsideWork {
+        let start = self.start;
+        let encode = |command: E::Command| codec::encode::<_, E::Codec>(&command, "");
+        OutsideWork {
+            start: Box::new(move |state| {
+                let work = start(state.downcast_ref()?);
+                Some(work.map(encode).boxed())
+            }),
+            commands: self.commands,
+        }
     }
 }
 

@@ -12,8 +12,10 @@
 //! wait in the stash.
 //!
 //! Parts: `cell/recovering.rs`, `cell/round.rs`, `cell/settling.rs` (in the order
-//! of life). Next: `worker.rs`, which owns cells.
+//! of life), `cell/aside.rs` (commands kept for later). Next: `worker.rs`, which
+//! owns cells.
 
+mod aside;
 mod recovering;
 mod round;
 mod settling;
@@ -24,7 +26,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::behavior::Behavior;
+use crate::behavior::{AfterEffects, Behavior, OutsideFuture, OutsideWork};
 use crate::command::{Answer, CommandId, Envelope, ReplyTo, Request};
 use crate::command_error::CommandError;
 use crate::command_id_cache::CommandIdCache;
@@ -34,10 +36,12 @@ use crate::journal::{Append, AtomicWrite, StoredCommand};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::persisting::Persisting;
-use crate::retention::{Deletion, Retention};
+use crate::retention::{Deletion, Retention, RetentionSettings};
 use crate::sequence_nr::SequenceNr;
 use crate::writer::{Epoch, ShardNr, WriterUuid};
 
+use aside::Aside;
+pub(crate) use aside::OutsideTicket;
 pub(crate) use recovering::{PageVerdict, RecoveryPage};
 
 /// One entity in memory.
@@ -85,8 +89,12 @@ enum Stage {
 struct Work {
     /// Commands not yet handled, in order of arrival.
     stash: VecDeque<Queued>,
+    /// Commands that work outside came back with; they go before the stash.
+    returned: VecDeque<Queued>,
     /// Writes that are out and answers that wait for them.
     persisting: Persisting<AtomicWrite, Held>,
+    /// Commands that are kept for later, by the entity's wish.
+    aside: Aside,
     /// Set when the state is not to be trusted any more; the entity stops when
     /// what was handled before is settled.
     broken: Option<String>,
@@ -112,16 +120,26 @@ enum Index {
     Stored(StoredCommand),
 }
 
-/// An answer that waits for the commit of what it was computed from.
+/// A promise that waits for the commit of what it was computed from.
 struct Held {
     queued: Queued,
-    answer: Answer,
+    promise: Promise,
     /// Whether the request stored events itself.
     wrote: bool,
     /// The last event of the tentative state it was computed from.
     sequence_nr: SequenceNr,
     snapshot: Option<Payload>,
     then_stop: bool,
+    then: Option<Box<AfterEffects>>,
+}
+
+/// What becomes of a request when everything it was computed from is stored.
+enum Promise {
+    Answer(Answer),
+    /// It is put aside.
+    Stash,
+    /// It goes on as what this comes back with.
+    Outside(OutsideWork),
 }
 
 /// What a cell wants done.
@@ -134,6 +152,7 @@ pub(crate) enum Action {
         payload: Payload,
     },
     Delete(Deletion),
+    RunOutside(OutsideTicket, OutsideFuture),
 }
 
 /// What the worker should make of a cell after it was told something.
@@ -145,6 +164,8 @@ pub(crate) enum Next {
     Again,
     /// It has nothing to do.
     Idle,
+    /// It has nothing to do, and keeps commands for later.
+    Parked,
     /// It leaves memory; nothing is lost.
     Leave,
     /// It leaves memory because it failed.
@@ -171,6 +192,8 @@ pub(crate) struct CellContext<'a> {
     /// The circuit breaker is open: what a command decides could not be stored.
     pub(crate) journal_out_of_reach: bool,
     pub(crate) actions: &'a mut Vec<Action>,
+    /// The last one given out; unique among the cells of a worker.
+    pub(crate) last_ticket: &'a mut OutsideTicket,
 }
 
 impl Cell {
@@ -198,7 +221,7 @@ impl Cell {
             command_ids: CommandIdCache::default(),
             retries_likely: false,
             stop_requested: false,
-            retention: Retention::new(cx.settings.retention),
+            retention: Retention::new(retention(factory, cx.settings)),
             work: None,
         }
     }
@@ -208,11 +231,8 @@ impl Cell {
     pub(crate) fn accept(&mut self, envelope: Envelope, settings: &EngineSettings) -> bool {
         let work = self.work.get_or_insert_default();
         if work.stash.len() >= settings.stash_capacity {
-            metrics::counter!("perennial_stash_overflows_total").increment(1);
-            envelope.reply_to.answer(Err(CommandError::StashFull {
-                capacity: settings.stash_capacity,
-            }));
-            return false;
+            self.overflow(envelope.reply_to, settings);
+            return self.stage == Stage::Ready;
         }
         work.stash.push_back(Queued {
             request: envelope.request,
@@ -261,9 +281,10 @@ impl Cell {
         self.stage == Stage::Recovering
     }
 
-    /// Commands waiting.
+    /// Commands waiting to be handled.
     pub(crate) fn queued(&self) -> usize {
-        self.work.as_ref().map_or(0, |work| work.stash.len())
+        let queued = |work: &Work| work.returned.len() + work.stash.len();
+        self.work.as_deref().map_or(0, queued)
     }
 
     pub(crate) fn describe(&self) -> EntityDescription {
@@ -274,10 +295,10 @@ impl Cell {
                 _ => EntityState::Live,
             },
             sequence_nr: self.stored_nr,
-            queued: self.queued(),
+            queued: self.queued() + self.aside().map_or(0, Aside::len),
             waiting_for: match self.stage {
                 Stage::Recovering => "a recovery permit, or its snapshot and events",
-                Stage::Ready => "",
+                Stage::Ready => self.aside().map_or("", Aside::waiting_for),
                 Stage::LookingUp => "the journal's index of command ids",
                 Stage::Storing => "the journal, to store its events",
             },
@@ -287,7 +308,8 @@ impl Cell {
     /// Starts over from the journal with what is in the stash, or leaves when
     /// nothing is.
     fn restart(&mut self, cx: &mut CellContext<'_>) -> Next {
-        if self.queued() == 0 {
+        self.take_back();
+        if self.queued() == 0 && !self.has_aside() {
             return Next::Leave;
         }
         self.behavior = self.factory.incarnate(cx.settings.max_payload);
@@ -296,7 +318,7 @@ impl Cell {
         self.stored_nr = SequenceNr::ZERO;
         self.snapshot_nr = SequenceNr::ZERO;
         self.command_ids = CommandIdCache::default();
-        self.retention = Retention::new(cx.settings.retention);
+        self.retention = Retention::new(retention(&self.factory, cx.settings));
         self.stop_requested = false;
         // The state has left memory, which is what they wait for: dropping tells.
         self.work().leave_waiters.clear();
@@ -307,8 +329,17 @@ impl Cell {
     /// Answers everything that waits with an error.
     pub(crate) fn refuse_all(&mut self, error: &CommandError) {
         let Some(work) = &mut self.work else { return };
-        for queued in work.stash.drain(..) {
+        let kept = work.aside.drain();
+        for queued in kept
+            .chain(work.returned.drain(..))
+            .chain(work.stash.drain(..))
+        {
             queued.reply_to.answer(Err(error.clone()));
         }
     }
+}
+
+/// The entity type's own retention, or the node's.
+fn retention(factory: &Arc<dyn EntityFactory>, settings: &EngineSettings) -> RetentionSettings {
+    factory.retention().unwrap_or(settings.retention)
 }

@@ -5,27 +5,34 @@
 //! at most one). A worker performs what cells decide and decides nothing about
 //! their contents. Next: `cell.rs`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore};
 use slab::Slab;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
+use crate::codec::CodecError;
 use crate::command::{CommandId, Envelope};
 use crate::command_error::CommandError;
 use crate::engine::{EntityDescription, EntityState, Shared};
 use crate::idle_order::{IdleOrder, Tick};
 use crate::journal::{Appended, StoredCommand, WriteRight};
+use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::WriterUuid;
 
-use super::cell::{Action, Cell, CellContext, Failure, Next, PageVerdict, RecoveryPage};
+use super::cell::{
+    Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict, RecoveryPage,
+};
 use super::recovery_driver::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
 
@@ -78,6 +85,8 @@ enum WorkerEvent {
     ),
     SnapshotSettled(Address, SequenceNr, bool),
     DeletionSettled(Address, bool),
+    /// To the cell that is in this place now, if it still waits for it.
+    OutsideReturned(usize, OutsideTicket, Result<Payload, CodecError>),
     /// The node is over its limit and this worker has the oldest idle entity.
     PassivateOldest,
     Stop,
@@ -169,6 +178,15 @@ impl WorkerHandle {
         self.event(WorkerEvent::CommandsFound(to, asked, found));
     }
 
+    fn outside_returned(
+        &self,
+        slot: usize,
+        ticket: OutsideTicket,
+        result: Result<Payload, CodecError>,
+    ) {
+        self.event(WorkerEvent::OutsideReturned(slot, ticket, result));
+    }
+
     fn passivate_oldest(&self) {
         self.event(WorkerEvent::PassivateOldest);
     }
@@ -207,6 +225,11 @@ pub(crate) struct Worker {
     incarnations: u64,
     started: Instant,
     stopping: bool,
+    /// Cells that have nothing to do and keep commands for later.
+    parked: BTreeSet<usize>,
+    last_ticket: OutsideTicket,
+    /// Work that cells run outside; ends with the worker.
+    outside: JoinSet<()>,
     /// Reused from call to call.
     actions: Vec<Action>,
 }
@@ -225,6 +248,9 @@ impl Worker {
             incarnations: 0,
             started: Instant::now(),
             stopping: false,
+            parked: BTreeSet::new(),
+            last_ticket: OutsideTicket::default(),
+            outside: JoinSet::new(),
             actions: Vec::new(),
         }
     }
@@ -325,6 +351,12 @@ impl Worker {
             WorkerEvent::DeletionSettled(to, deleted) => {
                 self.tell(to, |cell, cx| cell.deletion_settled(deleted, cx));
             }
+            WorkerEvent::OutsideReturned(slot, ticket, result) => {
+                let resident = self.cells.get(slot);
+                if resident.is_some_and(|resident| resident.cell.waits_for(ticket)) {
+                    self.drive(slot, |cell, cx| cell.outside_returned(ticket, result, cx));
+                }
+            }
             WorkerEvent::PassivateOldest => {
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
@@ -334,6 +366,9 @@ impl Worker {
                 self.stopping = true;
                 while let Some(slot) = self.idle.pop_oldest() {
                     self.leave(slot as usize, "stopped");
+                }
+                while let Some(slot) = self.parked.pop_first() {
+                    self.leave_parked(slot);
                 }
             }
         }
@@ -386,6 +421,7 @@ impl Worker {
             settings: &shared.settings,
             journal_out_of_reach: shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
+            last_ticket: &mut self.last_ticket,
         };
         let mut cell = Cell::start(&envelope, factory, self.incarnations, writer, &mut cx);
         let id = envelope.persistence_id.clone();
@@ -423,6 +459,7 @@ impl Worker {
             settings: &self.shared.settings,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
+            last_ticket: &mut self.last_ticket,
         };
         tell(&mut self.cells[to.slot].cell, &mut cx);
         self.perform(to.slot);
@@ -443,11 +480,13 @@ impl Worker {
     /// says.
     fn drive(&mut self, slot: usize, tell: impl FnOnce(&mut Cell, &mut CellContext<'_>) -> Next) {
         let now = Instant::now();
+        self.parked.remove(&slot);
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &self.shared.settings,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
+            last_ticket: &mut self.last_ticket,
         };
         let cell = &mut self.cells[slot].cell;
         let recovering = cell.is_recovering();
@@ -467,6 +506,10 @@ impl Worker {
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
                 }
+            }
+            Next::Parked if self.stopping => self.leave_parked(slot),
+            Next::Parked => {
+                self.parked.insert(slot);
             }
             Next::Leave => self.leave(slot, "stopped"),
             Next::Failed { failure, message } => self.fail(slot, failure, message),
@@ -514,6 +557,17 @@ impl Worker {
                     let snapshots = &self.shared.snapshots;
                     snapshots.save(owner, sequence_nr, payload, worker, from);
                 }
+                Action::RunOutside(ticket, work) => {
+                    let worker = worker.clone();
+                    self.outside.spawn(async move {
+                        let panicked = |_| {
+                            let message = "the work it ran outside panicked".to_owned();
+                            Err(CodecError { message })
+                        };
+                        let result = AssertUnwindSafe(work).catch_unwind().await;
+                        worker.outside_returned(slot, ticket, result.unwrap_or_else(panicked));
+                    });
+                }
                 Action::Delete(deletion) => {
                     let owner = self.snapshot_owner(slot);
                     self.shared.snapshots.delete(owner, deletion, worker, from);
@@ -541,9 +595,18 @@ impl Worker {
         }
     }
 
+    /// What a cell keeps for later cannot wait for the end of the node.
+    fn leave_parked(&mut self, slot: usize) {
+        let cell = &mut self.cells[slot].cell;
+        let shard = cell.shard.0;
+        cell.refuse_all(&CommandError::ShardUnavailable { shard });
+        self.leave(slot, "stopped");
+    }
+
     /// Takes a cell out of memory.
     fn leave(&mut self, slot: usize, reason: &'static str) {
         self.idle.remove(slot as u32);
+        self.parked.remove(&slot);
         let resident = self.cells.remove(slot);
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
@@ -614,9 +677,16 @@ impl Worker {
         }
     }
 
-    /// Passivates what has been idle for too long, forgets old failures.
+    /// Passivates what has been idle for too long, answers what was kept for too
+    /// long, forgets old failures.
     fn tick(&mut self) {
         let now = Instant::now();
+        while self.outside.try_join_next().is_some() {}
+        let expired = |&slot: &usize| self.cells[slot].cell.has_expired_aside(now.into_std());
+        let expired: Vec<usize> = self.parked.iter().copied().filter(expired).collect();
+        for slot in expired {
+            self.drive(slot, Cell::expire_aside);
+        }
         let tick = self.now_tick(now);
         let timeout = ticks(self.shared.settings.idle_timeout);
         while let Some(slot) = self.idle.pop_expired(tick, timeout) {

@@ -73,11 +73,13 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use uuid::Uuid;
 
 use crate::behavior::Behavior;
 use crate::codec::Codec;
-use crate::effect::Decision;
+use crate::effect::{Decision, ReplyWith, Then};
 use crate::event_sourced::EventSourced;
 use crate::event_sourced::behavior::{Definition, EventSourcedBehavior};
 use crate::journal::{NewEvent, StoredEvent};
@@ -100,16 +102,20 @@ pub struct EventSourcedKit<E: EventSourced> {
 }
 
 /// What became of one command.
-#[derive(Debug, PartialEq)]
-pub struct Ran<Event, Reply> {
+pub struct Ran<E: EventSourced> {
     /// The events it would store, all or none.
-    pub events: Vec<Event>,
+    pub events: Vec<E::Event>,
     /// What its sender would be told.
-    pub outcome: Outcome<Reply>,
-    /// It asked for a snapshot.
+    pub outcome: Outcome<E::Reply>,
+    /// It asked for a snapshot, or the entity type's own condition did.
     pub then_snapshot: bool,
     /// It asked for the entity to leave memory.
     pub then_stop: bool,
+    /// It asked for what was put aside to be brought back. The kit keeps nothing
+    /// aside: run it again.
+    pub then_unstash_all: bool,
+    /// Work outside that was started, and comes back with a command.
+    outside: Option<BoxFuture<'static, E::Command>>,
 }
 
 /// What the sender of a command would be told.
@@ -128,15 +134,22 @@ pub enum Outcome<Reply> {
     },
     /// That the entity does not handle it.
     Unhandled,
+    /// Nothing yet: the command is put aside.
+    Stashed,
+    /// Nothing yet: the command goes on outside.
+    Outside,
 }
 
-impl<Event, Reply: Debug> Ran<Event, Reply> {
+impl<E: EventSourced> Ran<E> {
     /// The reply.
     ///
     /// # Panics
     /// When there is none.
     #[track_caller]
-    pub fn into_reply(self) -> Reply {
+    pub fn into_reply(self) -> E::Reply
+    where
+        E::Reply: Debug,
+    {
         match self.outcome {
             Outcome::Replied(reply) => reply,
             other => panic!("there is no reply, but {other:?}"),
@@ -150,6 +163,25 @@ impl<Event, Reply: Debug> Ran<Event, Reply> {
             Outcome::Rejected { reason, .. } => Some(reason),
             _ => None,
         }
+    }
+
+    /// The command that the work outside comes back with, for the next
+    /// [`EventSourcedKit::run`]. There is no time in the kit: the work is given no
+    /// occasion to wait.
+    ///
+    /// # Panics
+    /// When no work was started, or it is not ready at once.
+    #[track_caller]
+    pub fn into_continuation(self) -> E::Command {
+        let Some(outside) = self.outside else {
+            panic!("no work outside was started");
+        };
+        let Some(command) = outside.now_or_never() else {
+            panic!(
+                "the work outside waits for something: give the entity a substitute that does not"
+            );
+        };
+        command
     }
 }
 
@@ -217,7 +249,7 @@ where
     /// # Panics
     /// When one of the checks fails that the module's text names.
     #[track_caller]
-    pub fn run(&mut self, command: E::Command) -> Ran<E::Event, E::Reply> {
+    pub fn run(&mut self, command: E::Command) -> Ran<E> {
         let again = survives::<E::Codec, _>("the command", &command);
         let entity = &self.definition.entity;
         let effect = entity.handle(self.live.state(), command);
@@ -226,30 +258,58 @@ where
             entity.handle(self.live.state(), again).events(),
             "the handler decided differently when it was asked again: it may look at state and command only"
         );
-        let (then_snapshot, then_stop) = (effect.then_snapshot, effect.then_stop);
-        let (events, outcome) = match effect.decision {
-            Decision::Reject { reason, message } => {
-                (Vec::new(), Outcome::Rejected { reason, message })
-            }
-            Decision::Unhandled => (Vec::new(), Outcome::Unhandled),
-            Decision::Proceed { events, reply } => {
-                let events = self.store(events.into_vec());
-                let outcome = match reply {
-                    None => Outcome::Accepted,
-                    Some(make_reply) => {
-                        let reply = make_reply(self.state());
-                        survives::<E::Codec, _>("the reply", &reply);
-                        Outcome::Replied(reply)
-                    }
-                };
-                (events, outcome)
-            }
+        let mut ran = Ran {
+            events: Vec::new(),
+            outcome: Outcome::Unhandled,
+            then_snapshot: false,
+            then_stop: false,
+            then_unstash_all: false,
+            outside: None,
         };
-        Ran {
-            events,
-            outcome,
-            then_snapshot,
-            then_stop,
+        match effect.decision {
+            Decision::Proceed { events, reply } => {
+                ran.outcome = self.proceed(events.into_vec(), reply, effect.then, &mut ran);
+            }
+            Decision::Reject { reason, message } => {
+                ran.outcome = Outcome::Rejected { reason, message };
+            }
+            Decision::Unhandled => ran.outcome = Outcome::Unhandled,
+            Decision::Stash => ran.outcome = Outcome::Stashed,
+            Decision::RunOutside(outside) => {
+                ran.outcome = Outcome::Outside;
+                ran.outside = Some((outside.start)(self.state()));
+            }
+        }
+        ran
+    }
+
+    /// What happens to an accepted command, in the order of the engine.
+    #[track_caller]
+    fn proceed(
+        &mut self,
+        events: Vec<E::Event>,
+        reply: Option<ReplyWith<E>>,
+        then: Then<E>,
+        ran: &mut Ran<E>,
+    ) -> Outcome<E::Reply> {
+        ran.events = self.store(events);
+        let nr = self.sequence_nr();
+        let entity = &self.definition.entity;
+        ran.then_snapshot =
+            then.snapshot || (!ran.events.is_empty() && entity.snapshot_when(self.state(), nr));
+        ran.then_stop = then.stop;
+        ran.then_unstash_all = then.unstash_all;
+        let reply = reply.map(|make_reply| make_reply(self.state()));
+        for run in then.run {
+            run(self.state());
+        }
+        ran.outside = then.outside.map(|outside| (outside.start)(self.state()));
+        match reply {
+            None => Outcome::Accepted,
+            Some(reply) => {
+                survives::<E::Codec, _>("the reply", &reply);
+                Outcome::Replied(reply)
+            }
         }
     }
 

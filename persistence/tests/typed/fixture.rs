@@ -1,9 +1,9 @@
 //! A node over a memory journal that runs the entity types of a test.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use perennial_persistence::codec::Codec;
-use perennial_persistence::command::{Answer, Envelope, ReplyTo, Request};
+use perennial_persistence::command::{Answer, CommandId, Envelope, ReplyTo, Request};
 use perennial_persistence::command_error::CommandError;
 use perennial_persistence::engine::{EngineSettings, EntityEngine};
 use perennial_persistence::entity_types::EntityTypes;
@@ -17,7 +17,7 @@ use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::storage::Storage;
 use perennial_persistence::storage::memory::MemoryStorage;
 use perennial_persistence::writer::{Epoch, ShardNr};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// What waiting for anything may take before it counts as a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,6 +47,16 @@ impl Node {
     pub(crate) async fn of_types(settings: EngineSettings, types: EntityTypes) -> Self {
         let memory = MemoryStorage::new(2);
         let storage = memory.storage();
+        Self::over(memory, storage, settings, types).await
+    }
+
+    /// A node over a storage that the test has put something around.
+    pub(crate) async fn over(
+        memory: MemoryStorage,
+        storage: Storage,
+        settings: EngineSettings,
+        types: EntityTypes,
+    ) -> Self {
         let node = storage.registry.mint_node().await.unwrap();
         let engine = start(&storage, node, types, settings.clone()).await;
         Self {
@@ -72,18 +82,8 @@ impl Node {
 
     /// Sends a command; the answer can be awaited later.
     pub(crate) fn tell<E: EventSourced>(&self, id: &str, command: &E::Command) -> Asked<E> {
-        let payload = Payload {
-            codec: <E::Codec as Codec<E::Command>>::ID,
-            ..Payload::json(<E::Codec as Codec<E::Command>>::encode(command).unwrap())
-        };
-        let request = Request::Command {
-            payload,
-            command_id: None,
-            expected_sequence_nr: None,
-            metadata: None,
-        };
         Asked {
-            answer: self.request(E::ENTITY_TYPE, id, request),
+            answer: self.request(E::ENTITY_TYPE, id, command_request::<E>(command, "")),
             entity_type: std::marker::PhantomData,
         }
     }
@@ -95,15 +95,26 @@ impl Node {
         request: Request,
     ) -> oneshot::Receiver<Answer> {
         let (reply_to, answer) = ReplyTo::ask();
+        self.deliver(entity_type, id, request, reply_to, None);
+        answer
+    }
+
+    pub(crate) fn deliver(
+        &self,
+        entity_type: &str,
+        id: &str,
+        request: Request,
+        reply_to: ReplyTo,
+        deadline: Option<Instant>,
+    ) {
         self.engine.deliver(Envelope {
             persistence_id: PersistenceId::new(entity_type, id).unwrap(),
             shard: SHARD,
             epoch: Epoch(1),
             request,
-            deadline: None,
+            deadline,
             reply_to,
         });
-        answer
     }
 
     pub(crate) async fn ask<E: EventSourced>(
@@ -142,6 +153,85 @@ async fn start(
 ) -> EntityEngine {
     let incarnation = storage.registry.begin_incarnation(node).await.unwrap();
     EntityEngine::start(types, storage.clone(), incarnation.session, settings)
+}
+
+/// A command, with a command id if that is not empty.
+pub(crate) fn command_request<E: EventSourced>(command: &E::Command, id: &str) -> Request {
+    Request::Command {
+        payload: Payload {
+            codec: <E::Codec as Codec<E::Command>>::ID,
+            ..Payload::json(<E::Codec as Codec<E::Command>>::encode(command).unwrap())
+        },
+        command_id: CommandId::parse(id).unwrap(),
+        expected_sequence_nr: None,
+        metadata: None,
+    }
+}
+
+/// Commands whose answers are seen in the order in which they are given.
+pub(crate) struct Acks {
+    answers: mpsc::Receiver<(u64, Answer)>,
+    places: mpsc::Sender<(u64, Answer)>,
+    names: Vec<String>,
+}
+
+impl Acks {
+    pub(crate) fn new() -> Self {
+        let (places, answers) = mpsc::channel(100_000);
+        let names = Vec::new();
+        Self {
+            answers,
+            places,
+            names,
+        }
+    }
+
+    /// Sends a command under a name.
+    pub(crate) fn tell<E: EventSourced>(
+        &mut self,
+        node: &Node,
+        id: &str,
+        name: &str,
+        command: &E::Command,
+    ) {
+        let reply_to = ReplyTo::Stream {
+            place: self.places.clone().try_reserve_owned().unwrap(),
+            correlation_id: self.names.len() as u64,
+        };
+        self.names.push(name.to_owned());
+        let request = command_request::<E>(command, "");
+        node.deliver(E::ENTITY_TYPE, id, request, reply_to, None);
+    }
+
+    /// The next answer and the name of its command.
+    pub(crate) async fn next(&mut self) -> (&str, Answer) {
+        let next = tokio::time::timeout(PATIENCE, self.answers.recv()).await;
+        let (number, answer) = next.expect("I-8: no answer in time").unwrap();
+        (&self.names[number as usize], answer)
+    }
+
+    /// The next answers are replies to these, in this order.
+    pub(crate) async fn expect<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        for expected in names {
+            let (name, answer) = self.next().await;
+            assert_eq!(name, expected, "the order of answers ({answer:?})");
+            answer.unwrap_or_else(|error| panic!("{expected}: {error}"));
+        }
+    }
+
+    /// No answer has come that was not expected.
+    pub(crate) fn expect_nothing(&mut self) {
+        assert!(self.answers.try_recv().is_err());
+    }
+}
+
+/// Waits for a condition.
+pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "waited for {what}");
+        tokio::task::yield_now().await;
+    }
 }
 
 /// A command under way.

@@ -14,6 +14,8 @@ use crate::event_adapter::EventAdapters;
 #[derive(Default)]
 struct Counter {
     asked: AtomicU32,
+    /// The sum that the last side effect saw.
+    ran: Arc<AtomicU32>,
     wrong: Wrong,
 }
 
@@ -39,6 +41,10 @@ enum Command {
     Forgetful(Forgetful),
     AddForgetful(u32),
     StateForgets,
+    Stash,
+    UnstashAll,
+    AddOutside(u32),
+    AddThenRun(u32),
 }
 
 /// Loses its value in the codec.
@@ -87,6 +93,15 @@ impl EventSourced for Counter {
             Command::Forgetful(_) => Effect::none(),
             Command::AddForgetful(n) => Effect::persist(Event::Forgetful(Forgetful { n })),
             Command::StateForgets => Effect::persist(Event::StateForgets),
+            Command::Stash => Effect::stash(),
+            Command::UnstashAll => Effect::unstash_all(),
+            Command::AddOutside(n) => Effect::run_outside(async move { Command::Add(n) }),
+            Command::AddThenRun(n) => {
+                let ran = Arc::clone(&self.ran);
+                Effect::persist(Event::Added(n)).then_run(move |state: &State| {
+                    ran.store(state.sum, Ordering::Relaxed);
+                })
+            }
         }
     }
 
@@ -153,6 +168,28 @@ fn events_of_older_versions_can_be_given() {
     kit.restart();
     let unbound = complaint(Wrong::Nothing, |kit| kit.given_stored(Payload::json("1")));
     assert!(unbound.contains("no event adapter is bound"), "{unbound}");
+}
+
+#[test]
+fn what_follows_is_told_and_done() {
+    let ran = Arc::<AtomicU32>::default();
+    let mut kit = EventSourcedKit::new(Counter {
+        ran: Arc::clone(&ran),
+        ..Counter::default()
+    });
+    assert_eq!(kit.run(Command::Stash).outcome, Outcome::Stashed);
+    assert!(kit.run(Command::UnstashAll).then_unstash_all);
+    kit.run(Command::AddThenRun(3));
+    assert_eq!(ran.swap(0, Ordering::Relaxed), 3);
+    let outside = kit.run(Command::AddOutside(4));
+    assert_eq!(outside.outcome, Outcome::Outside);
+    assert_eq!(kit.run(outside.into_continuation()).into_reply(), 7);
+    kit.restart();
+    assert_eq!(
+        ran.load(Ordering::Relaxed),
+        0,
+        "a replay has no side effects"
+    );
 }
 
 #[test]
