@@ -1,3 +1,38 @@
-//! Perennial, a cluster-sharded persistent entity service.
+//! Perennial, a cluster-sharded persistent entity service: the library that
+//! binaries link, the stock one and yours.
+//!
+//! Write an [`EventSourced`] type ([`samples`] shows three), register it with
+//! [`Node::builder`], and run it with [`cli::main`] or [`NodeBuilder::start`].
+//!
+//! A command that comes by gRPC takes this way: [`grpc`] parses it, `intake.rs`
+//! admits it and hands it to the region (crate `perennial-sharding`), which finds
+//! the entity in the engine (crate `perennial-persistence`). [`node`] puts all of
+//! it together; [`config`] says what can be set.
+//!
+//! [`NodeBuilder::start`]: node::NodeBuilder::start
+
+pub(crate) mod admission;
+pub mod cli;
+pub mod config;
+pub mod data_dir;
+pub mod entity_ref;
+pub mod grpc;
+pub(crate) mod http;
+pub(crate) mod intake;
+pub(crate) mod metrics;
+pub mod node;
 pub mod proto;
 pub mod samples;
+pub mod telemetry;
+
+pub use config::Settings;
+pub use entity_ref::EntityRef;
+pub use node::Node;
+pub use perennial_persistence::codec::{Codec, Json};
+pub use perennial_persistence::effect::Effect;
+pub use perennial_persistence::event_sourced::EventSourced;
+
+/// The code in the README is compiled, so that it works as printed.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

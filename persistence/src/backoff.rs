@@ -161,6 +161,15 @@ impl Backoff {
         self.phase = Phase::UpSince(now);
     }
 
+    /// It went down for a reason that is not its own, such as an outage of the
+    /// journal. It may be started again at once; whether it would have come up is
+    /// not known, so earlier failures are forgotten after the usual quiet time.
+    pub fn interrupted(&mut self, now: Instant) {
+        if let Phase::Recovering = self.phase {
+            self.phase = Phase::DownUntil(now);
+        }
+    }
+
     /// What is left of the delay; `None` when the entity may be started.
     #[must_use]
     pub fn remaining(&self, now: Instant) -> Option<Duration> {

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
@@ -126,6 +127,14 @@ pub type Answer = Result<Reply, CommandError>;
 pub enum ReplyTo {
     /// One caller that waits.
     Ask(oneshot::Sender<Answer>),
+    /// One caller that waits for a time, and wants to know then whether its
+    /// request was begun.
+    AskForATime {
+        /// Where the answer goes.
+        place: oneshot::Sender<Answer>,
+        /// Who came first.
+        handling: Arc<Handling>,
+    },
     /// One place in a stream of answers, reserved before the command was sent,
     /// so that answering never waits and never fails.
     Stream {
@@ -138,6 +147,35 @@ pub enum ReplyTo {
     Nobody,
 }
 
+/// Settles, without clocks, whether a request was begun before its caller gave
+/// up: whoever comes first decides, and the other learns of it.
+#[derive(Debug, Default)]
+pub struct Handling(AtomicU8);
+
+impl Handling {
+    const BEGUN: u8 = 1;
+    const GIVEN_UP: u8 = 2;
+
+    /// The engine begins; `false` if the caller has given up before.
+    fn begin(&self) -> bool {
+        self.settle(Self::BEGUN) == Self::BEGUN
+    }
+
+    /// The caller gives up; `true` if the request has not begun, and never will.
+    #[must_use]
+    pub fn give_up(&self) -> bool {
+        self.settle(Self::GIVEN_UP) == Self::GIVEN_UP
+    }
+
+    fn settle(&self, wanted: u8) -> u8 {
+        let order = Ordering::AcqRel;
+        match self.0.compare_exchange(0, wanted, order, Ordering::Acquire) {
+            Ok(_) => wanted,
+            Err(settled) => settled,
+        }
+    }
+}
+
 impl ReplyTo {
     /// A place for one answer and the receiver that gets it.
     #[must_use]
@@ -146,11 +184,33 @@ impl ReplyTo {
         (Self::Ask(sender), receiver)
     }
 
+    /// As [`ReplyTo::ask`], for a caller that may give up waiting.
+    #[must_use]
+    pub fn ask_for_a_time() -> (Self, oneshot::Receiver<Answer>, Arc<Handling>) {
+        let (place, receiver) = oneshot::channel();
+        let handling = Arc::new(Handling::default());
+        let reply_to = Self::AskForATime {
+            place,
+            handling: Arc::clone(&handling),
+        };
+        (reply_to, receiver, handling)
+    }
+
+    /// Says that handling begins. `false` if the caller has given up and was told
+    /// that it never will: then it must not.
+    #[must_use]
+    pub fn begin(&self) -> bool {
+        match self {
+            Self::AskForATime { handling, .. } => handling.begin(),
+            Self::Ask(_) | Self::Stream { .. } | Self::Nobody => true,
+        }
+    }
+
     /// Gives the answer. A caller that has gone away is no error.
     pub fn answer(self, answer: Answer) {
         match self {
-            Self::Ask(sender) => {
-                let _ = sender.send(answer);
+            Self::Ask(place) | Self::AskForATime { place, .. } => {
+                let _ = place.send(answer);
             }
             Self::Stream {
                 place,
@@ -160,5 +220,19 @@ impl ReplyTo {
             }
             Self::Nobody => {}
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_begun_cannot_be_given_up_and_the_other_way_round() {
+        let (reply_to, _answer, handling) = ReplyTo::ask_for_a_time();
+        assert!(reply_to.begin() && !handling.give_up() && reply_to.begin());
+        let (reply_to, _answer, handling) = ReplyTo::ask_for_a_time();
+        assert!(handling.give_up() && !reply_to.begin() && handling.give_up());
     }
 }

@@ -3,14 +3,15 @@
 //! It knows shards as numbers and nothing of who owns them. Each shard belongs to
 //! one worker for good. Next: `runtime/worker.rs`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::backoff::BackoffSettings;
 use crate::circuit_breaker::CircuitBreakerSettings;
@@ -39,7 +40,8 @@ pub struct EngineSettings {
     pub workers: usize,
     /// Entities recovering at once (promise I-11).
     pub max_concurrent_recoveries: usize,
-    /// How long each step of a recovery may take, from the grant of the permit.
+    /// How long each step of a recovery may take, from the grant of the permit, and
+    /// each look-up of command ids.
     pub recovery_event_timeout: Duration,
     /// What is done about streams with two authors.
     pub replay_filter: ReplayFilterSettings,
@@ -61,7 +63,8 @@ pub struct EngineSettings {
     pub max_payload: usize,
     /// Requests waiting for one worker.
     pub queue_capacity: usize,
-    /// Seeds writer uuids and back-off; `None` draws from the operating system.
+    /// Seeds writer uuids (together with the session) and back-off; `None` draws
+    /// from the operating system.
     pub seed: Option<u64>,
 }
 
@@ -193,7 +196,13 @@ impl EntityEngine {
         let workers: Arc<[WorkerHandle]> = workers.into();
         let mut tasks = EngineTasks::default();
         let random = |stream: u64| match settings.seed {
-            Some(seed) => StdRng::seed_from_u64(seed.wrapping_add(stream)),
+            // Each session draws its own, whatever the seed: a writer drawn twice
+            // looks like one that was replaced long ago, and the replay filter
+            // discards what it wrote.
+            Some(seed) => StdRng::seed_from_u64(xxh3_64_with_seed(
+                session.0.as_bytes(),
+                seed.wrapping_add(stream),
+            )),
             None => StdRng::from_os_rng(),
         };
         let journal = Arc::new(GuardedJournal::new(
@@ -285,17 +294,20 @@ impl EntityEngine {
         let _ = fenced.wait_for(|&fenced| fenced).await;
     }
 
-    /// Finishes what is accepted, refuses what is new with SHARD_UNAVAILABLE, and
-    /// returns when all is answered and no task is left.
+    /// Finishes what entities have accepted, refuses what is new with
+    /// SHARD_UNAVAILABLE, and returns when all is answered and no task is left.
+    /// Safe to cancel, and to call again: the engine goes on stopping.
     pub async fn stop(&self) {
         for worker in self.shared.workers() {
             worker.stop();
         }
-        let mut tasks = {
-            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *tasks)
-        };
-        while tasks.workers.join_next().await.is_some() {}
+        let mut tasks = self.tasks.lock().await;
+        while let Some(ended) = tasks.workers.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a worker failed; what its entities had accepted is not answered");
+            }
+        }
+        self.shared.snapshots.finished().await;
         tasks.services.shutdown().await;
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::behavior::Behavior;
 use crate::codec::Codec;
+use crate::command_error::CommandError;
 use crate::event_sourced::EventSourced;
 use crate::event_sourced::behavior::{Definition, EventSourcedBehavior};
 use crate::payload::CodecId;
@@ -52,8 +53,8 @@ pub enum RegistrationError {
 /// Makes incarnations of one entity type.
 pub(crate) trait EntityFactory: Send + Sync + 'static {
     /// A fresh incarnation in its initial state. Events, replies and states larger
-    /// than `max_payload` bytes are refused.
-    fn incarnate(&self, max_payload: usize) -> Box<dyn Behavior>;
+    /// than `max_payload` bytes are refused. Fails when its code panics.
+    fn incarnate(&self, max_payload: usize) -> Result<Box<dyn Behavior>, CommandError>;
 
     /// What commands are encoded with.
     fn command_codec(&self) -> CodecId;
@@ -65,8 +66,9 @@ pub(crate) trait EntityFactory: Send + Sync + 'static {
 struct EventSourcedFactory<E: EventSourced>(Arc<Definition<E>>);
 
 impl<E: EventSourced> EntityFactory for EventSourcedFactory<E> {
-    fn incarnate(&self, max_payload: usize) -> Box<dyn Behavior> {
-        Box::new(EventSourcedBehavior::new(Arc::clone(&self.0), max_payload))
+    fn incarnate(&self, max_payload: usize) -> Result<Box<dyn Behavior>, CommandError> {
+        let behavior = EventSourcedBehavior::new(Arc::clone(&self.0), max_payload)?;
+        Ok(Box::new(behavior))
     }
 
     fn command_codec(&self) -> CodecId {

@@ -7,9 +7,11 @@
 //! `journal/postgres.rs`; all pass `journal/conformance.rs`, which authors of
 //! other backends can run too.
 
+#[cfg(feature = "testing")]
 pub mod conformance;
 pub mod memory;
 pub(crate) mod postgres;
+pub(crate) mod repetition;
 pub(crate) mod sqlite;
 
 use std::time::SystemTime;
@@ -79,14 +81,14 @@ impl Append {
         self.writes.iter().map(|write| write.events.len()).sum()
     }
 
-    /// Size of all payloads in bytes, by which batches are bounded.
+    /// Size of all payloads in bytes, replies included, by which batches are bounded.
     #[must_use]
     pub fn payload_len(&self) -> usize {
-        let event_len = |event: &NewEvent| event.payload.bytes.len();
-        self.writes
-            .iter()
-            .map(|write| write.events.iter().map(event_len).sum::<usize>())
-            .sum()
+        let payloads = self.writes.iter().flat_map(|write| {
+            let events = write.events.iter().map(|event| &event.payload);
+            events.chain(write.command.iter().map(|command| &command.reply))
+        });
+        payloads.map(|payload| payload.bytes.len()).sum()
     }
 }
 

@@ -36,6 +36,7 @@ pub mod persistence_id;
 pub mod persisting;
 pub mod recovery_permits;
 pub mod registry;
+pub(crate) mod replay;
 pub mod replay_filter;
 pub mod retention;
 mod runtime;

@@ -4,6 +4,7 @@
 //! belong to, who am I, and are my earlier sessions fenced? Where shards live is
 //! not in it. Implementations stand beside the journals', in `registry/`.
 
+#[cfg(feature = "testing")]
 pub mod conformance;
 pub mod memory;
 pub(crate) mod postgres;

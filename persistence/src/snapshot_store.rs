@@ -5,6 +5,7 @@
 //! Which snapshots to take and to keep is decided in `retention.rs`.
 //! Implementations stand beside the journals', in `snapshot_store/`.
 
+#[cfg(feature = "testing")]
 pub mod conformance;
 pub mod memory;
 pub(crate) mod postgres;

@@ -129,7 +129,8 @@ pub enum StorageError {
 }
 
 impl Storage {
-    /// Opens a storage whose schema is up to date.
+    /// Opens a storage whose schema is up to date. One in memory begins empty and
+    /// ends with its last clone.
     ///
     /// # Errors
     /// [`StorageError::SchemaOutdated`] until [`migrate`] was run. None of the

@@ -10,5 +10,11 @@ mod fixture;
 mod command_ids;
 #[path = "engine/failures.rs"]
 mod failures;
+#[path = "engine/flawed_storage.rs"]
+mod flawed_storage;
 #[path = "engine/life.rs"]
 mod life;
+#[path = "engine/random.rs"]
+mod random;
+#[path = "engine/reviewed.rs"]
+mod reviewed;

@@ -1,1 +1,22 @@
-//! x
+//! Real processes, real databases and independent oracles for Perennial.
+//!
+//! What stands here is what the stories in `tests/tests/` are told with: nodes
+//! that are started and killed as processes ([`node_process`]), the command line
+//! ([`cli`]), a plain client ([`client`]), databases ([`database`]) and what
+//! goes wrong between them ([`database_proxy`]), and the expected side computed
+//! without any code under test ([`flights_oracle`]). The measurements of the
+//! `perennial-bench` binary are in [`bench`].
+
+pub mod bench;
+pub mod binaries;
+pub mod cli;
+pub mod client;
+pub mod database;
+pub mod database_proxy;
+pub mod eventually;
+pub mod flights_oracle;
+pub mod foreign_writer;
+pub mod http;
+pub mod node_process;
+pub mod process_usage;
+pub mod seed;

@@ -239,8 +239,14 @@ mod tests {
             (r#"{"deposit":{"amount":100}}"#, Ok(100)),
             (r#"{"deposit":{"amount":0}}"#, Err("AMOUNT_INVALID")),
             (r#"{"deposit":{"amount":-1}}"#, Err("AMOUNT_INVALID")),
-            (r#"{"deposit":{"amount":9223372036854775807}}"#, Err("AMOUNT_INVALID")),
-            (r#"{"withdraw":{"amount":-9223372036854775808}}"#, Err("AMOUNT_INVALID")),
+            (
+                r#"{"deposit":{"amount":9223372036854775807}}"#,
+                Err("AMOUNT_INVALID"),
+            ),
+            (
+                r#"{"withdraw":{"amount":-9223372036854775808}}"#,
+                Err("AMOUNT_INVALID"),
+            ),
             (r#"{"withdraw":{"amount":101}}"#, Err("INSUFFICIENT_FUNDS")),
             (r#"{"withdraw":{"amount":30}}"#, Ok(70)),
             (r#""balance""#, Ok(70)),
@@ -256,18 +262,31 @@ mod tests {
                 "{command}"
             );
         }
-        assert_eq!(state, AccountState::Closed { owner: "ada".into() });
+        assert_eq!(
+            state,
+            AccountState::Closed {
+                owner: "ada".into()
+            }
+        );
     }
 
     #[test]
     fn every_state_survives_encoding() {
         for state in [
             AccountState::NotOpen,
-            AccountState::Open { owner: "ada".into(), balance: 7 },
-            AccountState::Closed { owner: "ada".into() },
+            AccountState::Open {
+                owner: "ada".into(),
+                balance: 7,
+            },
+            AccountState::Closed {
+                owner: "ada".into(),
+            },
         ] {
             let json = serde_json::to_vec(&state).unwrap();
-            assert_eq!(serde_json::from_slice::<AccountState>(&json).unwrap(), state);
+            assert_eq!(
+                serde_json::from_slice::<AccountState>(&json).unwrap(),
+                state
+            );
         }
     }
 }

@@ -100,9 +100,8 @@ impl EventSourced for Airport {
                 .then_reply(|state: &AirportReport| AirportReply::Departed {
                     departures: state.departures,
                 }),
-            AirportCommand::Report => {
-                Effect::none().then_reply(|state: &AirportReport| AirportReply::Report(state.clone()))
-            }
+            AirportCommand::Report => Effect::none()
+                .then_reply(|state: &AirportReport| AirportReply::Report(state.clone())),
         }
     }
 

@@ -145,3 +145,20 @@ fn settings_that_cannot_work_are_refused() {
 fn it_is_small() {
     assert!(size_of::<Backoff>() <= 32);
 }
+
+#[test]
+fn an_interruption_is_no_failure_and_is_forgotten_in_time() {
+    let now = Instant::now();
+    let mut backoff = Backoff::first_failure(&SETTINGS, now, 0.0);
+    let now = now + secs(3);
+    backoff.starting(&SETTINGS, now);
+    backoff.interrupted(now + secs(1));
+    assert_eq!(backoff.remaining(now + secs(1)), None);
+    assert_eq!(backoff.failures(), 1);
+    assert!(!backoff.is_forgotten(&SETTINGS, now + secs(30)));
+    assert!(backoff.is_forgotten(&SETTINGS, now + secs(31)));
+    // One that is up is not being started.
+    backoff.recovered(now);
+    backoff.interrupted(now + secs(10));
+    assert!(backoff.is_forgotten(&SETTINGS, now + secs(30)));
+}

@@ -5,19 +5,16 @@
 
 use std::time::Duration;
 
+use crate::behavior::Behavior;
 use crate::command::{Answer, Reply};
 use crate::command_error::{Applied, CommandError};
-use crate::journal::{EventRange, JournalError};
+use crate::journal::{JournalError, StreamBounds};
 use crate::persistence_id::PersistenceId;
+use crate::replay::{Replay, ReplayDamage};
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::SnapshotCriteria;
 
 use super::Shared;
-
-/// Events read at once.
-const PAGE_EVENTS_MAX: usize = 500;
-/// Payload bytes after which a page ends.
-const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 pub(super) async fn state_at(shared: &Shared, id: &PersistenceId, nr: SequenceNr) -> Answer {
     let Some(factory) = shared.types.get(id.entity_type()) else {
@@ -33,7 +30,7 @@ pub(super) async fn state_at(shared: &Shared, id: &PersistenceId, nr: SequenceNr
             highest: bounds.highest,
         });
     }
-    let mut behavior = factory.incarnate(shared.settings.max_payload);
+    let mut behavior = factory.incarnate(shared.settings.max_payload)?;
     let mut criteria = SnapshotCriteria::up_to(nr);
     let mut reached = SequenceNr::ZERO;
     while let Some(snapshot) = shared
@@ -54,29 +51,18 @@ pub(super) async fn state_at(shared: &Shared, id: &PersistenceId, nr: SequenceNr
             deleted_to: bounds.deleted_to,
         });
     }
-    while reached < nr {
-        let range = EventRange {
-            persistence_id: id.clone(),
-            from: reached.next(),
-            to: nr,
-            max_events: PAGE_EVENTS_MAX,
-            max_bytes: PAGE_BYTES_MAX,
-        };
-        let events = journal.read_events(&range).await.map_err(unreadable)?;
-        if events.is_empty() {
-            return Err(not_recovered(format!(
-                "{id}: event {} is missing",
-                reached.next()
-            )));
-        }
-        for event in events {
-            behavior.replay(&event).map_err(|error| {
-                not_recovered(format!(
-                    "{id}: event {} (manifest {:?}, codec {}) cannot be replayed: {error}",
-                    event.sequence_nr, event.payload.manifest, event.payload.codec
-                ))
-            })?;
-            reached = event.sequence_nr;
+    match replay(shared, id, &mut *behavior, reached, bounds, nr).await {
+        Ok(()) => {}
+        // Perhaps it was deleted while it was read.
+        Err(error) => {
+            let now = journal.bounds(id).await.map_err(unreadable)?;
+            return Err(if reached < now.deleted_to {
+                CommandError::HistoryDeleted {
+                    deleted_to: now.deleted_to,
+                }
+            } else {
+                error
+            });
         }
     }
     match behavior.encode_state() {
@@ -90,6 +76,37 @@ pub(super) async fn state_at(shared: &Shared, id: &PersistenceId, nr: SequenceNr
             applied: Applied::No,
         }),
     }
+}
+
+/// Folds the events after `reached` up to `nr` into the state.
+async fn replay(
+    shared: &Shared,
+    id: &PersistenceId,
+    behavior: &mut dyn Behavior,
+    reached: SequenceNr,
+    bounds: StreamBounds,
+    nr: SequenceNr,
+) -> Result<(), CommandError> {
+    let settings = shared.settings.replay_filter;
+    let damaged = |damage: ReplayDamage| not_recovered(damage.to_string());
+    let mut replay = Replay::new(id, reached, bounds, nr, settings).map_err(damaged)?;
+    // The live entity's recovery reports them.
+    let mut issues = Vec::new();
+    while let Some(range) = replay.next_page() {
+        let journal = &shared.storage.journal;
+        let stored = journal.read_events(&range).await.map_err(unreadable)?;
+        issues.clear();
+        let events = replay.take_page(stored, &mut issues).map_err(damaged)?;
+        for event in events {
+            behavior.replay(&event).map_err(|error| {
+                not_recovered(format!(
+                    "{id}: event {} (manifest {:?}, codec {}) cannot be replayed: {error}",
+                    event.sequence_nr, event.payload.manifest, event.payload.codec
+                ))
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn unreadable(error: JournalError) -> CommandError {

@@ -70,28 +70,28 @@ pub(crate) struct EventSourcedBehavior<E: EventSourced> {
 }
 
 impl<E: EventSourced> EventSourcedBehavior<E> {
-    pub(crate) fn new(definition: Arc<Definition<E>>, max_payload: usize) -> Self {
-        Self {
+    pub(crate) fn new(
+        definition: Arc<Definition<E>>,
+        max_payload: usize,
+    ) -> Result<Self, CommandError> {
+        Ok(Self {
             definition,
-            state: E::State::default(),
+            state: guard(E::State::default)?,
             max_payload,
-        }
+        })
     }
 
     pub(crate) fn encode_event(&self, event: &E::Event) -> Result<NewEvent, CommandError> {
-        let encoded = guard(|| -> Result<NewEvent, CommandError> {
-            let rejected = |message| CommandError::PersistRejected { message };
-            let bytes = <E::Codec as Codec<E::Event>>::encode(event)
-                .map_err(|error| rejected(error.message))?;
-            let payload = Payload {
-                codec: <E::Codec as Codec<E::Event>>::ID,
-                manifest: Cow::Borrowed(E::event_manifest(event)),
-                bytes,
-            };
-            let adapters = &self.definition.adapters;
-            let adapted = adapters.to_journal(event, payload);
-            adapted.map_err(|error| rejected(error.to_string()))
-        })??;
+        let rejected = |message| CommandError::PersistRejected { message };
+        let bytes = <E::Codec as Codec<E::Event>>::encode(event)
+            .map_err(|error| rejected(error.message))?;
+        let payload = Payload {
+            codec: <E::Codec as Codec<E::Event>>::ID,
+            manifest: Cow::Borrowed(E::event_manifest(event)),
+            bytes,
+        };
+        let adapted = self.definition.adapters.to_journal(event, payload);
+        let encoded = adapted.map_err(|error| rejected(error.to_string()))?;
         self.check_len("an event", &encoded.payload.bytes)?;
         Ok(encoded)
     }
@@ -113,12 +113,11 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         let bytes = match reply {
             None => Bytes::new(),
             Some(make_reply) => {
-                let reply = guard(|| make_reply(&self.state))?;
-                <E::Codec as Codec<E::Reply>>::encode(&reply).map_err(|error| {
-                    CommandError::Panicked {
-                        message: format!("its reply cannot be encoded: {error}"),
-                        applied: Applied::No,
-                    }
+                let encoded =
+                    guard(|| <E::Codec as Codec<E::Reply>>::encode(&make_reply(&self.state)))?;
+                encoded.map_err(|error| CommandError::Panicked {
+                    message: format!("its reply cannot be encoded: {error}"),
+                    applied: Applied::No,
                 })?
             }
         };
@@ -157,13 +156,11 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         at: SequenceNr,
     ) -> Handled {
         let events = events.into_vec();
-        let encoded = events
-            .iter()
-            .map(|event| self.encode_event(event))
-            .collect::<Result<Vec<_>, _>>();
-        let encoded = match encoded {
-            Ok(encoded) => encoded,
-            Err(error) => return Handled::Refused(error),
+        let encode = || events.iter().map(|event| self.encode_event(event));
+        let encoded = match guard(|| encode().collect::<Result<Vec<_>, _>>()) {
+            Ok(Ok(encoded)) => encoded,
+            Ok(Err(error)) => return Handled::Refused(error),
+            Err(panicked) => return Handled::Broken(panicked),
         };
         let applied = guard(|| {
             for event in events {
@@ -351,3 +348,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod behavior_test;

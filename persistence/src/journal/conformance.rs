@@ -5,7 +5,7 @@
 //! of its own, so cases can share a database and run at the same time. The J cases
 //! are those of the journals Perennial descends from; the X cases are what fenced
 //! writers and command ids ask for on top. [`crate::journal_conformance_tests`]
-//! makes one test of each.
+//! makes one test of each. Behind the cargo feature `testing`.
 //!
 //! Left out, with reasons: J20 asks for another serializer than the one payloads
 //! were encoded with; here payloads are bytes and a codec id, so J20 checks that
@@ -26,7 +26,7 @@ pub use writing::*;
 /// Makes a `#[test]` of every case. `$run` is a function that gets a case, which is
 /// an `AsyncFnOnce(&Storage)`, opens a storage of the backend and runs it:
 ///
-/// ```ignore
+/// ```text
 /// fn run(case: impl AsyncFnOnce(&Storage)) { /* a runtime and an empty storage */ }
 /// perennial_persistence::journal_conformance_tests!(run);
 /// ```
@@ -50,6 +50,7 @@ macro_rules! journal_conformance_tests {
             x15_repeated_command_gets_its_reply, x16_repeated_command_drops_later_writes,
             x17_command_repeated_within_an_append, x18_commands_outlive_their_events,
             x19_same_command_id_in_two_streams, x20_listing, x21_large_batch,
+            x22_stale_append_of_a_stored_command,
         }
     };
     (@each $run:path: $($case:ident),+ $(,)?) => {

@@ -1,30 +1,27 @@
 //! The journal in an SQLite file.
 //!
-//! A batch is one transaction with the write lock held from its start, so what is
-//! checked (fence, predecessor, command ids) still holds at the commit. Each
-//! atomic write has a savepoint of its own: one that is refused is undone as a
-//! whole and leaves its neighbours alone.
-//! The file, its connections and what errors mean: `storage/sqlite.rs`.
+//! This file reads and deletes; appends are in `journal/sqlite/append.rs`. The
+//! file, its connections and what errors mean: `storage/sqlite.rs`.
+
+mod append;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Executor, Row};
-use uuid::Uuid;
 
 use crate::command::CommandId;
 use crate::journal::{
-    Append, AppendError, Appended, AtomicWrite, EntityListing, EventRange, Journal, JournalError,
-    OtherAuthor, StoredCommand, StoredEvent, StreamBounds, WriteRight,
+    Append, Appended, EntityListing, EventRange, Journal, JournalError, StoredCommand, StoredEvent,
+    StreamBounds, WriteRight,
 };
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::storage::owned::owned;
-use crate::storage::sqlite::{Fences, SqliteDatabase, SqliteFailure, sort_failure, unavailable};
+use crate::storage::sqlite::{Fences, SqliteDatabase, unavailable};
 use crate::storage::{
-    self, corrupt, decode_error, from_micros, limit, listing, listing_range, metadata_json,
-    parse_metadata,
+    self, corrupt, decode_error, from_micros, limit, listing, listing_range, parse_metadata,
 };
 use crate::writer::{SessionUuid, WriterUuid};
 
@@ -42,10 +39,6 @@ impl SqliteJournal {
         Self { database }
     }
 }
-
-const INSERT_EVENT: &str = "INSERT INTO events (persistence_id, sequence_nr, writer_uuid, shard, entity_type, codec, \
-     manifest, payload, tags, metadata, write_len, command_id, reply, reply_codec, reply_manifest, created_at) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(unixepoch('subsec') * 1000000 AS INTEGER))";
 
 /// The window sums the bytes before each row, so that the byte limit is applied
 /// where the rows are.
@@ -72,191 +65,6 @@ const LIST_ENTITIES: &str = "WITH RECURSIVE ids (id) AS ( \
      SELECT id, coalesce((SELECT max(sequence_nr) FROM events WHERE persistence_id = id), \
                          (SELECT highest FROM streams WHERE persistence_id = id), 0) \
      FROM ids WHERE id IS NOT NULL";
-
-async fn append_batch(
-    database: &SqliteDatabase,
-    session: SessionUuid,
-    batch: &[Append],
-) -> Vec<Appended> {
-    let failed = |error: &sqlx::Error| {
-        let (_, message) = sort_failure(error);
-        let failure = AppendError::Unavailable { message };
-        batch
-            .iter()
-            .map(|_| Appended::none(failure.clone()))
-            .collect()
-    };
-    let mut writer = match database.writer().await {
-        Ok(writer) => writer,
-        Err(error) => return failed(&error),
-    };
-    let mut transaction = match writer.begin().await {
-        Ok(transaction) => transaction,
-        Err(error) => return failed(&error),
-    };
-    let outcomes = match store_batch(&mut transaction, session, batch).await {
-        Ok(outcomes) => outcomes,
-        // Not committed, so nothing is stored; the transaction rolls back when
-        // dropped, if the database has not done so already.
-        Err(error) => return failed(&error),
-    };
-    match transaction.commit().await {
-        Ok(()) => outcomes,
-        Err(error) => {
-            // The commit record may have reached the disk all the same.
-            writer.give_up();
-            let (_, message) = sort_failure(&error);
-            let failure = AppendError::Unknown { message };
-            batch
-                .iter()
-                .map(|_| Appended::none(failure.clone()))
-                .collect()
-        }
-    }
-}
-
-/// Stores what may be stored. An error means that the file cannot be used, and
-/// takes the whole batch along.
-async fn store_batch(
-    connection: &mut SqliteConnection,
-    session: SessionUuid,
-    batch: &[Append],
-) -> Result<Vec<Appended>, sqlx::Error> {
-    let fences = Fences::of(connection, session).await?;
-    let mut outcomes = Vec::with_capacity(batch.len());
-    for append in batch {
-        let (shard, epoch) = (append.shard, append.epoch);
-        outcomes.push(if fences.allow(shard, epoch) {
-            store_append(connection, append).await?
-        } else {
-            Appended::none(AppendError::Fenced {
-                session,
-                shard,
-                epoch,
-            })
-        });
-    }
-    Ok(outcomes)
-}
-
-async fn store_append(
-    connection: &mut SqliteConnection,
-    append: &Append,
-) -> Result<Appended, sqlx::Error> {
-    let highest = read_bounds(connection, &append.persistence_id)
-        .await?
-        .highest;
-    if highest.next() != append.first_sequence_nr {
-        return Ok(Appended::none(conflict(connection, append, highest).await?));
-    }
-    let mut first = append.first_sequence_nr;
-    for (index, write) in append.writes.iter().enumerate() {
-        if let Some(failure) = store_write(connection, append, write, first).await? {
-            return Ok(Appended {
-                stored_writes: index,
-                failure: Some(failure),
-            });
-        }
-        first = first.plus(write.events.len() as u64);
-    }
-    Ok(Appended::all(append))
-}
-
-/// Stores an atomic write, or says why not.
-async fn store_write(
-    connection: &mut SqliteConnection,
-    append: &Append,
-    write: &AtomicWrite,
-    first: SequenceNr,
-) -> Result<Option<AppendError>, sqlx::Error> {
-    let persistence_id = &append.persistence_id;
-    if let Some(command) = &write.command
-        && let Some(stored) = find_command(connection, persistence_id, &command.command_id).await?
-    {
-        return Ok(Some(AppendError::DuplicateCommand {
-            persistence_id: persistence_id.clone(),
-            command_id: command.command_id.clone(),
-            stored,
-        }));
-    }
-    // A single insert is all or nothing by itself.
-    let several = write.events.len() > 1;
-    if several {
-        connection.execute("SAVEPOINT atomic_write").await?;
-    }
-    let inserted = insert_events(connection, append, write, first).await;
-    let rejected = match inserted {
-        Ok(()) => None,
-        Err(error) => match sort_failure(&error) {
-            (SqliteFailure::Rejected, message) => Some(AppendError::Rejected { message }),
-            (SqliteFailure::Unavailable, _) => return Err(error),
-        },
-    };
-    if several {
-        if rejected.is_some() {
-            connection.execute("ROLLBACK TO atomic_write").await?;
-        }
-        connection.execute("RELEASE atomic_write").await?;
-    }
-    Ok(rejected)
-}
-
-async fn insert_events(
-    connection: &mut SqliteConnection,
-    append: &Append,
-    write: &AtomicWrite,
-    first: SequenceNr,
-) -> Result<(), sqlx::Error> {
-    let metadata = metadata_json(&write.metadata);
-    for (index, event) in write.events.iter().enumerate() {
-        let tags = (!event.tags.is_empty())
-            .then(|| serde_json::Value::from(event.tags.clone()).to_string());
-        let command = write.command.as_ref().filter(|_| index == 0);
-        sqlx::query(INSERT_EVENT)
-            .bind(append.persistence_id.as_str())
-            .bind(first.plus(index as u64).as_i64())
-            .bind(append.writer.0)
-            .bind(i64::from(append.shard.0))
-            .bind(append.persistence_id.entity_type())
-            .bind(event.payload.codec.0)
-            .bind(&*event.payload.manifest)
-            .bind(&*event.payload.bytes)
-            .bind(tags)
-            .bind(metadata.as_deref())
-            .bind((index == 0).then_some(write.events.len() as i64))
-            .bind(command.map(|command| command.command_id.as_str()))
-            .bind(command.map(|command| &*command.reply.bytes))
-            .bind(command.map(|command| command.reply.codec.0))
-            .bind(command.map(|command| &*command.reply.manifest))
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
-}
-
-async fn conflict(
-    connection: &mut SqliteConnection,
-    append: &Append,
-    highest: SequenceNr,
-) -> Result<AppendError, sqlx::Error> {
-    let contested: Option<(Uuid, i64)> = sqlx::query_as(
-        "SELECT writer_uuid, created_at FROM events WHERE persistence_id = ? AND sequence_nr = ?",
-    )
-    .bind(append.persistence_id.as_str())
-    .bind(append.first_sequence_nr.as_i64())
-    .fetch_optional(connection)
-    .await?;
-    Ok(AppendError::Conflict {
-        persistence_id: append.persistence_id.clone(),
-        writer: append.writer,
-        first_sequence_nr: append.first_sequence_nr,
-        highest,
-        other: contested.map(|(writer, created_at)| OtherAuthor {
-            writer: WriterUuid(writer),
-            created_at: from_micros(created_at),
-        }),
-    })
-}
 
 async fn find_command(
     connection: &mut SqliteConnection,
@@ -399,7 +207,7 @@ async fn delete_events(
 impl Journal for SqliteJournal {
     async fn append(&self, session: SessionUuid, _lane: usize, batch: &[Append]) -> Vec<Appended> {
         let (database, batch) = (self.database.clone(), batch.to_vec());
-        owned(async move { append_batch(&database, session, &batch).await }).await
+        owned(async move { append::append(&database, session, &batch).await }).await
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

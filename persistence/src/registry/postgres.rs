@@ -208,7 +208,7 @@ async fn end_blockers(connections: &Connections, sessions: &[Uuid], waiting: i32
         .await;
     match ended {
         Ok(0) => {
-            tracing::warn!("a fence is blocked by a connection that is not of the fenced session")
+            tracing::warn!("a fence is blocked by a connection that is not of the fenced session");
         }
         Ok(count) => tracing::warn!(count, "ended stalled connections of a fenced session"),
         // The fence goes on waiting, until the server's time-out ends it.

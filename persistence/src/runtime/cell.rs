@@ -197,22 +197,24 @@ pub(crate) struct CellContext<'a> {
 }
 
 impl Cell {
-    /// A cell that begins to recover; `Action::Recover` is asked for at once.
+    /// A cell that begins to recover; `Action::Recover` is asked for at once. Fails
+    /// when the entity's initial state cannot be made.
     pub(crate) fn start(
         envelope: &Envelope,
         factory: &Arc<dyn EntityFactory>,
         incarnation: u64,
         writer: WriterUuid,
         cx: &mut CellContext<'_>,
-    ) -> Self {
+    ) -> Result<Self, CommandError> {
+        let behavior = factory.incarnate(cx.settings.max_payload)?;
         cx.actions.push(Action::Recover);
-        Self {
+        Ok(Self {
             persistence_id: envelope.persistence_id.clone(),
             shard: envelope.shard,
             epoch: envelope.epoch,
             incarnation,
             factory: Arc::clone(factory),
-            behavior: factory.incarnate(cx.settings.max_payload),
+            behavior,
             writer,
             stage: Stage::Recovering,
             sequence_nr: SequenceNr::ZERO,
@@ -223,7 +225,7 @@ impl Cell {
             stop_requested: false,
             retention: Retention::new(retention(factory, cx.settings)),
             work: None,
-        }
+        })
     }
 
     /// Takes a request in. It is handled by [`Cell::run`], or answered here with
@@ -247,6 +249,11 @@ impl Cell {
     /// waits in its stash starts the next incarnation. `left` is told, by being
     /// dropped, when it has. Returns whether the cell wants to run.
     pub(crate) fn request_stop(&mut self, left: oneshot::Sender<()>) -> bool {
+        if self.stage == Stage::Recovering {
+            // It is not in memory yet. Sent back to the start by everyone who asks,
+            // it would never handle what it recovers for.
+            return false;
+        }
         self.stop_requested = true;
         self.work.get_or_insert_default().leave_waiters.push(left);
         self.stage == Stage::Ready
@@ -312,7 +319,10 @@ impl Cell {
         if self.queued() == 0 && !self.has_aside() {
             return Next::Leave;
         }
-        self.behavior = self.factory.incarnate(cx.settings.max_payload);
+        self.behavior = match self.factory.incarnate(cx.settings.max_payload) {
+            Ok(behavior) => behavior,
+            Err(error) => return self.recovery_failed(error.to_string()),
+        };
         self.stage = Stage::Recovering;
         self.sequence_nr = SequenceNr::ZERO;
         self.stored_nr = SequenceNr::ZERO;
@@ -320,8 +330,17 @@ impl Cell {
         self.command_ids = CommandIdCache::default();
         self.retention = Retention::new(retention(&self.factory, cx.settings));
         self.stop_requested = false;
+        let work = self.work();
         // The state has left memory, which is what they wait for: dropping tells.
-        self.work().leave_waiters.clear();
+        work.leave_waiters.clear();
+        // It was about the state that is gone.
+        work.broken = None;
+        // The ids stored since may not be in the new command id cache.
+        for queued in &mut work.stash {
+            if matches!(queued.index, Index::NotStored { .. }) {
+                queued.index = Index::NotAsked;
+            }
+        }
         cx.actions.push(Action::Recover);
         Next::Wait
     }

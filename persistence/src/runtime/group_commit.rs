@@ -149,21 +149,36 @@ async fn append(
     lane: usize,
     batch: &[Append],
 ) -> Vec<Appended> {
-    let undecided = |message: &str| {
-        tracing::error!(message, "an append's outcome is unknown");
-        let outcome = || {
-            Appended::none(AppendError::Unknown {
-                message: message.to_owned(),
-            })
-        };
-        batch.iter().map(|_| outcome()).collect()
-    };
+    let undecided = |message| batch.iter().map(|_| unknown(message)).collect();
     match AssertUnwindSafe(journal.append(session, lane, batch))
         .catch_unwind()
         .await
     {
-        Ok(appended) if appended.len() == batch.len() => appended,
+        Ok(appended) if appended.len() == batch.len() => {
+            batch.iter().zip(appended).map(checked).collect()
+        }
         Ok(_) => undecided("the journal returned an invalid number of results"),
         Err(_) => undecided("the journal panicked"),
     }
+}
+
+/// An outcome that contradicts itself decides nothing.
+fn checked((append, appended): (&Append, Appended)) -> Appended {
+    let (stored, writes) = (appended.stored_writes, append.writes.len());
+    let is_possible = match appended.failure {
+        None => stored == writes,
+        Some(_) => stored < writes,
+    };
+    if is_possible {
+        appended
+    } else {
+        unknown("the journal returned an invalid number of stored writes")
+    }
+}
+
+fn unknown(message: &str) -> Appended {
+    tracing::error!(message, "an append's outcome is unknown");
+    Appended::none(AppendError::Unknown {
+        message: message.to_owned(),
+    })
 }

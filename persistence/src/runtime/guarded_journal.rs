@@ -147,7 +147,7 @@ impl GuardedJournal {
 }
 
 /// Whether the journal answered at least one of the appends.
-fn answered(outcomes: &Vec<Appended>) -> bool {
+fn answered(outcomes: &[Appended]) -> bool {
     let out_of_reach = |outcome: &Appended| {
         matches!(
             outcome.failure,
@@ -164,7 +164,9 @@ impl Journal for GuardedJournal {
     }
 
     async fn append(&self, session: SessionUuid, lane: usize, batch: &[Append]) -> Vec<Appended> {
-        let appended = self.call(self.inner.append(session, lane, batch), answered);
+        let appended = self.call(self.inner.append(session, lane, batch), |outcomes| {
+            answered(outcomes)
+        });
         appended.await.unwrap_or_else(|| {
             let refused = || AppendError::Unavailable {
                 message: OPEN_MESSAGE.to_owned(),

@@ -14,21 +14,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::engine::EngineSettings;
-use crate::journal::{EventRange, Journal, JournalError, StoredEvent, StreamBounds};
+use crate::journal::{Journal, JournalError, StreamBounds};
 use crate::persistence_id::PersistenceId;
 use crate::recovery_permits::{Admission, RecoveryPermits};
-use crate::replay_filter::{Contiguity, Issue, ReplayFilter};
+use crate::replay::Replay;
+use crate::replay_filter::Issue;
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
 use crate::storage::Storage;
 
 use super::cell::{PageVerdict, RecoveryPage};
+use super::contained::contained;
 use super::worker::{Address, WorkerHandle};
-
-/// Events of one page.
-const PAGE_EVENTS_MAX: usize = 500;
-/// Payload bytes after which a page ends.
-const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Why a recovery did not come to its end.
 #[derive(Debug, Clone)]
@@ -163,15 +160,17 @@ impl Source {
         let id = &recovery.persistence_id;
         let mut criteria = SnapshotCriteria::ALL;
         loop {
-            let (bounds, snapshot) = self
+            let (bounds, mut snapshot) = self
                 .step(async {
                     futures::try_join!(self.journal.bounds(id), self.snapshots.load(id, criteria))
                 })
                 .await?;
-            let nr = snapshot
-                .as_ref()
-                .map_or(SequenceNr::ZERO, |snapshot| snapshot.sequence_nr);
-            let contiguity = Contiguity::new(id.clone(), nr, bounds).map_err(damaged)?;
+            if number(snapshot.as_ref()) < bounds.deleted_to {
+                // They were read side by side. What was deleted in between was
+                // replaced by a newer snapshot before, so now it is found.
+                snapshot = self.step(self.snapshots.load(id, criteria)).await?;
+            }
+            let nr = number(snapshot.as_ref());
             if criteria != SnapshotCriteria::ALL && nr < bounds.deleted_to {
                 return Err(damaged(format_args!(
                     "{id}: no snapshot is understood that stands for the deleted events up to {}: restore the \
@@ -179,12 +178,19 @@ impl Source {
                     bounds.deleted_to
                 )));
             }
-            match self
-                .send_pages(recovery, bounds, snapshot, contiguity)
-                .await?
-            {
-                PageVerdict::SnapshotRefused => criteria = SnapshotCriteria::up_to(nr.previous()),
-                PageVerdict::Taken | PageVerdict::Over => return Ok(()),
+            match self.send_pages(recovery, bounds, snapshot).await {
+                Ok(PageVerdict::SnapshotRefused) => {
+                    criteria = SnapshotCriteria::up_to(nr.previous());
+                }
+                Ok(PageVerdict::Taken | PageVerdict::Over) => return Ok(()),
+                Err(RecoveryFault::Damaged(what))
+                    if self.step(self.journal.bounds(id)).await? != bounds =>
+                {
+                    return Err(RecoveryFault::Unavailable(format!(
+                        "the stream changed while it was read ({what})"
+                    )));
+                }
+                Err(fault) => return Err(fault),
             }
         }
     }
@@ -195,65 +201,30 @@ impl Source {
         recovery: &Recovery,
         bounds: StreamBounds,
         mut snapshot: Option<Snapshot>,
-        mut contiguity: Contiguity,
     ) -> Result<PageVerdict, RecoveryFault> {
         let id = &recovery.persistence_id;
         let settings = self.settings.replay_filter;
-        let mut filter = Some(ReplayFilter::new(id.clone(), settings));
-        let mut next = contiguity.next();
+        let nr = number(snapshot.as_ref());
+        let mut replay = Replay::new(id, nr, bounds, bounds.highest, settings).map_err(damaged)?;
         loop {
-            let stored = self.read_page(id, next, bounds.highest).await?;
-            let is_last = stored
-                .last()
-                .is_none_or(|e| e.sequence_nr >= bounds.highest);
-            let mut events = Vec::with_capacity(stored.len());
+            let stored = match replay.next_page() {
+                Some(range) => self.step(self.journal.read_events(&range)).await?,
+                None => Vec::new(),
+            };
             let mut issues = Vec::new();
-            let mut passed = Ok(());
-            for event in stored {
-                next = event.sequence_nr.next();
-                contiguity.check(event.sequence_nr).map_err(damaged)?;
-                if let (Ok(()), Some(filter)) = (&passed, &mut filter) {
-                    passed = filter.push(event, &mut events, &mut issues);
-                }
-            }
+            let events = replay.take_page(stored, &mut issues);
             report(id, &issues);
-            passed.map_err(damaged)?;
-            if is_last {
-                contiguity.finish(bounds.highest).map_err(damaged)?;
-                if let Some(filter) = filter.take() {
-                    filter.finish(&mut events).map_err(damaged)?;
-                }
-            }
             let page = RecoveryPage {
                 snapshot: snapshot.take(),
-                events,
+                events: events.map_err(damaged)?,
                 discarded: !issues.is_empty(),
-                end: is_last.then_some(bounds),
+                end: replay.is_over().then_some(bounds),
             };
             match recovery.send(page).await {
                 PageVerdict::Taken => {}
                 verdict => return Ok(verdict),
             }
         }
-    }
-
-    async fn read_page(
-        &self,
-        id: &PersistenceId,
-        from: SequenceNr,
-        to: SequenceNr,
-    ) -> Result<Vec<StoredEvent>, RecoveryFault> {
-        if from > to {
-            return Ok(Vec::new());
-        }
-        let range = EventRange {
-            persistence_id: id.clone(),
-            from,
-            to,
-            max_events: PAGE_EVENTS_MAX,
-            max_bytes: PAGE_BYTES_MAX,
-        };
-        self.step(self.journal.read_events(&range)).await
     }
 
     /// One step of a recovery, bounded in time. The clock starts here, with the
@@ -263,7 +234,7 @@ impl Source {
         work: impl Future<Output = Result<T, JournalError>>,
     ) -> Result<T, RecoveryFault> {
         let limit: Duration = self.settings.recovery_event_timeout;
-        match timeout(limit, work).await {
+        match timeout(limit, contained(work)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error @ JournalError::Corrupt { .. })) => {
                 Err(RecoveryFault::Damaged(error.to_string()))
@@ -284,6 +255,11 @@ impl Recovery {
         self.worker.recovery_page(self.to, page, verdict);
         answer.await.unwrap_or(PageVerdict::Over)
     }
+}
+
+/// Up to where a snapshot replaces the events.
+fn number(snapshot: Option<&Snapshot>) -> SequenceNr {
+    snapshot.map_or(SequenceNr::ZERO, |snapshot| snapshot.sequence_nr)
 }
 
 fn damaged(what: impl std::fmt::Display) -> RecoveryFault {

@@ -17,6 +17,7 @@ use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::{SnapshotCriteria, SnapshotStore};
 use crate::storage::Storage;
 
+use super::contained::contained;
 use super::worker::{Address, WorkerHandle};
 
 /// Snapshots and deletions waiting or under way; beyond it they are skipped.
@@ -66,10 +67,7 @@ impl SnapshotWriter {
         tokio::spawn(async move {
             let _turn = this.running.acquire().await;
             let id = &owner.persistence_id;
-            let saved = this
-                .store
-                .save(owner.right, id, sequence_nr, &payload)
-                .await;
+            let saved = contained(this.store.save(owner.right, id, sequence_nr, &payload)).await;
             if let Err(error) = &saved {
                 tracing::warn!(entity = %id, %sequence_nr, %error, "a snapshot was not saved; recovery will replay more events");
             }
@@ -93,13 +91,19 @@ impl SnapshotWriter {
         let (this, worker) = (self.clone(), worker.clone());
         tokio::spawn(async move {
             let _turn = this.running.acquire().await;
-            let deleted = this.perform(&owner, deletion).await;
+            let deleted = contained(this.perform(&owner, deletion)).await;
             if let Err(error) = &deleted {
                 tracing::warn!(entity = %owner.persistence_id, ?deletion, %error, "nothing was deleted; the next snapshot's deletion covers it");
             }
             drop(place);
             worker.deletion_settled(from, deleted.is_ok());
         });
+    }
+
+    /// Returns when nothing is waiting or under way.
+    pub(crate) async fn finished(&self) {
+        // Each holds one place.
+        let _all = self.waiting.acquire_many(WAITING_MAX as u32).await;
     }
 
     async fn perform(&self, owner: &SnapshotOwner, deletion: Deletion) -> Result<(), JournalError> {

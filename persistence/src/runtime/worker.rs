@@ -33,6 +33,7 @@ use crate::writer::WriterUuid;
 use super::cell::{
     Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict, RecoveryPage,
 };
+use super::contained::look_up;
 use super::recovery_driver::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
 
@@ -267,21 +268,31 @@ impl Worker {
                 // All three are safe to cancel: what was not taken stays queued.
                 tokio::select! {
                     n = queues.events.recv_many(&mut events, INTAKE_MAX) => if n == 0 { return },
-                    n = queues.requests.recv_many(&mut requests, INTAKE_MAX) => if n == 0 { return },
+                    n = queues.requests.recv_many(&mut requests, INTAKE_MAX), if !self.stopping =>
+                        if n == 0 { return },
                     _ = clock.tick() => self.tick(),
                 }
             } else {
                 // Cells that gave way go on, but not before others had their turn.
-                tokio::task::yield_now().await;
+                tokio::select! {
+                    biased;
+                    _ = clock.tick() => self.tick(),
+                    () = tokio::task::yield_now() => {}
+                }
             }
             take_waiting(&mut queues.events, &mut events);
-            while requests.len() < INTAKE_MAX
+            for event in events.drain(..) {
+                self.on_event(event);
+            }
+            if self.stopping {
+                // From here on `WorkerHandle::deliver` refuses; or an entity that is
+                // never left in peace would never leave.
+                queues.requests.close();
+            }
+            while (self.stopping || requests.len() < INTAKE_MAX)
                 && let Ok(request) = queues.requests.try_recv()
             {
                 requests.push(request);
-            }
-            for event in events.drain(..) {
-                self.on_event(event);
             }
             for request in requests.drain(..) {
                 self.on_request(request);
@@ -298,6 +309,10 @@ impl Worker {
             let oldest = self.idle.oldest().map(|(_, tick)| tick);
             self.shared.residency.publish_oldest(self.number, oldest);
             if self.stopping && self.cells.is_empty() {
+                // What was being handed in when the queue was closed.
+                while let Some(request) = queues.requests.recv().await {
+                    self.on_request(request);
+                }
                 return;
             }
         }
@@ -423,8 +438,19 @@ impl Worker {
             actions: &mut self.actions,
             last_ticket: &mut self.last_ticket,
         };
-        let mut cell = Cell::start(&envelope, factory, self.incarnations, writer, &mut cx);
         let id = envelope.persistence_id.clone();
+        let mut cell = match Cell::start(&envelope, factory, self.incarnations, writer, &mut cx) {
+            Ok(cell) => cell,
+            Err(error) => {
+                let message = error.to_string();
+                let retry_after = self.back_off(id, &message);
+                envelope.reply_to.answer(Err(CommandError::RecoveryFailed {
+                    message,
+                    retry_after,
+                }));
+                return;
+            }
+        };
         cell.accept(envelope, &shared.settings);
         let slot = self.cells.insert(Resident { cell, ready: false });
         self.by_id.insert(id, slot);
@@ -544,9 +570,10 @@ impl Worker {
                 Action::FindCommands(ids) => {
                     let journal = Arc::clone(&self.shared.storage.journal);
                     let (id, worker) = (cell.persistence_id.clone(), worker.clone());
+                    let limit = self.shared.settings.recovery_event_timeout;
                     tokio::spawn(async move {
-                        let found = journal.find_commands(&id, &ids).await;
-                        worker.commands_found(from, ids, found.map_err(|error| error.to_string()));
+                        let found = look_up(&*journal, &id, &ids, limit).await;
+                        worker.commands_found(from, ids, found);
                     });
                 }
                 Action::SaveSnapshot {
@@ -615,7 +642,13 @@ impl Worker {
 
     fn fail(&mut self, slot: usize, failure: Failure, message: String) {
         let retry_after = match failure {
-            Failure::Journal => Duration::ZERO,
+            Failure::Journal => {
+                let id = &self.cells[slot].cell.persistence_id;
+                if let Some(failed) = self.failures.get_mut(id) {
+                    failed.backoff.interrupted(Instant::now().into_std());
+                }
+                Duration::ZERO
+            }
             Failure::Recovery | Failure::Handling => {
                 let id = self.cells[slot].cell.persistence_id.clone();
                 self.back_off(id, &message)

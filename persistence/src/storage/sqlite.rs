@@ -303,7 +303,7 @@ pub(crate) fn sort_failure(error: &sqlx::Error) -> (SqliteFailure, String) {
     const MISMATCH: i64 = 20;
     let code = error
         .as_database_error()
-        .and_then(|error| error.code())
+        .and_then(sqlx::error::DatabaseError::code)
         .and_then(|code| code.parse::<i64>().ok())
         .map(|code| code & 0xff);
     match code {
@@ -325,5 +325,52 @@ pub(crate) fn unavailable(doing: &str, error: sqlx::Error) -> JournalError {
     JournalError::Unavailable {
         message: format!("{doing}: {}", sort_failure(&error).1),
         source: Some(Box::new(error)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The engine must be able to tell a person what to do.
+    #[tokio::test]
+    async fn a_full_disk_is_said_to_be_full() {
+        let mut connection = SqliteConnectOptions::new()
+            .in_memory(true)
+            .connect()
+            .await
+            .unwrap();
+        connection
+            .execute("CREATE TABLE t (b BLOB); PRAGMA max_page_count = 10")
+            .await
+            .unwrap();
+        let too_much = connection
+            .execute("INSERT INTO t VALUES (zeroblob(1000000))")
+            .await;
+        let (failure, message) = sort_failure(&too_much.unwrap_err());
+        assert_eq!(failure, SqliteFailure::Unavailable);
+        assert!(
+            message.contains("disk of the SQLite file is full"),
+            "{message}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_violated_constraint_is_a_rejection() {
+        let mut connection = SqliteConnectOptions::new()
+            .in_memory(true)
+            .connect()
+            .await
+            .unwrap();
+        connection
+            .execute("CREATE TABLE t (n INTEGER CHECK (n > 0))")
+            .await
+            .unwrap();
+        let refused = connection.execute("INSERT INTO t VALUES (0)").await;
+        assert_eq!(
+            sort_failure(&refused.unwrap_err()).0,
+            SqliteFailure::Rejected
+        );
     }
 }

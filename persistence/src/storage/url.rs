@@ -22,7 +22,7 @@ pub enum StorageUrl {
 
 /// How to connect to Postgres, with the password.
 #[derive(Clone)]
-pub struct PostgresAddress(pub(crate) PgConnectOptions);
+pub struct PostgresAddress(pub(crate) Box<PgConnectOptions>);
 
 /// Why a text is not a [`StorageUrl`]. Does not repeat the text, which may hold a
 /// password.
@@ -83,7 +83,7 @@ impl StorageUrl {
                     let problem = error.to_string();
                     InvalidStorageUrl::Postgres { problem }
                 })?;
-                Ok(Self::Postgres(PostgresAddress(options)))
+                Ok(Self::Postgres(PostgresAddress(Box::new(options))))
             }
             _ => Err(InvalidStorageUrl::Scheme {
                 scheme: scheme
@@ -114,7 +114,7 @@ impl fmt::Display for StorageUrl {
 
 impl fmt::Display for PostgresAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let options = &self.0;
+        let options = &*self.0;
         let (user, host, port) = (
             options.get_username(),
             options.get_host(),

@@ -418,8 +418,12 @@ where
     }
 }
 
+#[track_caller]
 fn fresh<E: EventSourced>(definition: &Arc<Definition<E>>) -> EventSourcedBehavior<E> {
-    EventSourcedBehavior::new(Arc::clone(definition), usize::MAX)
+    match EventSourcedBehavior::new(Arc::clone(definition), usize::MAX) {
+        Ok(behavior) => behavior,
+        Err(error) => panic!("the initial state cannot be made: {error}"),
+    }
 }
 
 #[track_caller]

@@ -33,6 +33,10 @@ pub(crate) enum Command {
     List,
     PanicInHandler,
     PanicInApply,
+    /// Panics when the text is there, else stores nothing.
+    PanicWith(String),
+    /// Panics when the text is there, else adds it.
+    PanicUnlessNew(String),
     ThenStop(String),
     ThenSnapshot(String),
     Unhandled,
@@ -69,6 +73,11 @@ impl EventSourced for Notes {
             Command::List => Effect::reply(state.clone()),
             Command::PanicInHandler => panic!("told to panic"),
             Command::PanicInApply => Effect::persist(Event::Poison),
+            Command::PanicWith(text) | Command::PanicUnlessNew(text) if state.contains(&text) => {
+                panic!("told to panic")
+            }
+            Command::PanicWith(_) => Effect::none(),
+            Command::PanicUnlessNew(text) => Effect::persist(Event::Added(text)),
             Command::ThenStop(text) => Effect::persist(Event::Added(text)).then_stop(),
             Command::ThenSnapshot(text) => Effect::persist(Event::Added(text)).then_snapshot(),
             Command::Unhandled => Effect::unhandled(),
@@ -101,6 +110,15 @@ impl Fixture {
     pub(crate) async fn with(settings: EngineSettings) -> Self {
         let memory = MemoryStorage::new(2);
         let storage = memory.storage();
+        Self::over(memory, storage, settings).await
+    }
+
+    /// Over a storage that is not quite the memory's.
+    pub(crate) async fn over(
+        memory: MemoryStorage,
+        storage: Storage,
+        settings: EngineSettings,
+    ) -> Self {
         let node = storage.registry.mint_node().await.unwrap();
         let engine = start(&storage, node, &settings).await;
         Self {
@@ -114,6 +132,10 @@ impl Fixture {
 
     pub(crate) fn faults(&self) -> &Faults {
         self.memory.faults()
+    }
+
+    pub(crate) fn settings(&self) -> &EngineSettings {
+        &self.settings
     }
 
     /// A new process of the same node: the former session is fenced, the former

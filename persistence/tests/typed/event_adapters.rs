@@ -192,7 +192,7 @@ async fn an_unbound_event_is_refused_before_it_is_stored() {
         matches!(panicked, CommandError::Panicked { .. }),
         "{panicked}"
     );
-    node.ask::<Log<4>>("a", &vec![event("v1", 1)])
+    node.ask::<Log<4>>("b", &vec![event("v1", 1)])
         .await
         .unwrap();
 }

@@ -134,6 +134,32 @@ pub async fn x18_commands_outlive_their_events(storage: &Storage) {
     );
 }
 
+/// A stale append is a conflict even if its command is stored: its author must
+/// recover, and not go on from an old state.
+pub async fn x22_stale_append_of_a_stored_command(storage: &Storage) {
+    let stream = Stream::empty(storage).await;
+    assert_stored(
+        &stream
+            .append(1, vec![commanded(&["a-1"], "one", "1")])
+            .await,
+    );
+    let stale = stream
+        .next_incarnation()
+        .append(1, vec![commanded(&["b-1"], "one", "b")])
+        .await;
+    assert!(
+        matches!(stale.failure, Some(AppendError::Conflict { .. })),
+        "{stale:?}"
+    );
+    let gap = stream
+        .append(3, vec![commanded(&["a-3"], "one", "b")])
+        .await;
+    assert!(
+        matches!(gap.failure, Some(AppendError::Conflict { .. })),
+        "{gap:?}"
+    );
+}
+
 /// A command id belongs to one stream.
 pub async fn x19_same_command_id_in_two_streams(storage: &Storage) {
     let stream = Stream::empty(storage).await;

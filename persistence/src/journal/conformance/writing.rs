@@ -52,7 +52,7 @@ pub async fn j19_refused_write_leaves_its_neighbours(storage: &Storage) {
         } => {
             stream
                 .expect((1, OPEN, usize::MAX), &[1, 2, 3, 4, 5, 6], 6)
-                .await
+                .await;
         }
         Appended {
             stored_writes: 3,

@@ -7,7 +7,6 @@
 //!   batch is split in halves until what is poisoned is alone. Never after a lost
 //!   connection, when the whole may have been stored.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
@@ -15,8 +14,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::outcome;
 use super::statement::{self, APPEND, Piece};
-use crate::command::CommandId;
-use crate::journal::{Append, AppendError, Appended, StoredCommand};
+use crate::journal::repetition::{Repetition, first_repetition};
+use crate::journal::{Append, AppendError, Appended};
 use crate::storage::postgres::connections::{Connections, Failure};
 use crate::writer::SessionUuid;
 
@@ -53,40 +52,8 @@ pub(super) async fn append(
     let whole = |(append, cut): (_, &Option<Repetition>)| piece_before(append, cut.as_ref());
     let pieces: Vec<Piece<'_>> = batch.iter().zip(&cuts).map(whole).collect();
     let outcomes = store(&target, pieces, Vec::new()).await;
-    let add_cut = |((append, cut), outcome)| with_repetition(append, cut, outcome);
-    batch.iter().zip(cuts).zip(outcomes).map(add_cut).collect()
-}
-
-/// A write whose command an earlier write of the same append has.
-struct Repetition {
-    write: usize,
-    command_id: CommandId,
-    /// What the earlier write stores.
-    stored: StoredCommand,
-}
-
-fn first_repetition(append: &Append) -> Option<Repetition> {
-    let mut seen: BTreeMap<&CommandId, StoredCommand> = BTreeMap::new();
-    let mut last = append.first_sequence_nr.previous();
-    for (index, write) in append.writes.iter().enumerate() {
-        last = last.plus(write.events.len() as u64);
-        let Some(command) = &write.command else {
-            continue;
-        };
-        if let Some(stored) = seen.remove(&command.command_id) {
-            return Some(Repetition {
-                write: index,
-                command_id: command.command_id.clone(),
-                stored,
-            });
-        }
-        let stored = StoredCommand {
-            sequence_nr: last,
-            reply: command.reply.clone(),
-        };
-        seen.insert(&command.command_id, stored);
-    }
-    None
+    let add_cut = |(cut, outcome)| with_repetition(cut, outcome);
+    cuts.into_iter().zip(outcomes).map(add_cut).collect()
 }
 
 fn piece_before<'a>(append: &'a Append, cut: Option<&Repetition>) -> Piece<'a> {
@@ -98,15 +65,9 @@ fn piece_before<'a>(append: &'a Append, cut: Option<&Repetition>) -> Piece<'a> {
     }
 }
 
-fn with_repetition(append: &Append, cut: Option<Repetition>, mut outcome: Appended) -> Appended {
-    if let Some(cut) = cut
-        && outcome.failure.is_none()
-    {
-        outcome.failure = Some(AppendError::DuplicateCommand {
-            persistence_id: append.persistence_id.clone(),
-            command_id: cut.command_id,
-            stored: cut.stored,
-        });
+fn with_repetition(cut: Option<Repetition>, mut outcome: Appended) -> Appended {
+    if let Some(cut) = cut {
+        outcome.failure.get_or_insert(cut.failure);
     }
     outcome
 }

@@ -3,7 +3,7 @@
 //! The rows decide: those with our writer uuid at our numbers are ours, whichever
 //! attempt stored them, because a writer uuid belongs to one incarnation of one
 //! entity and that has one append under way. For the rest the reason is found, in
-//! this order: fenced, a repeated command, a conflict. [`decide`] is pure.
+//! this order: fenced, a conflict, a repeated command. [`decide`] is pure.
 
 use std::time::SystemTime;
 
@@ -156,14 +156,15 @@ fn decide(
             shard,
             epoch,
         }
-    } else if let (Some(stored), Some(command)) = (found.command, &next.command) {
+    } else if found.highest.next() == first {
+        // A stale append is a conflict even if its command is stored: its author
+        // must recover.
+        let (stored, command) = found.command.zip(next.command.as_ref())?;
         AppendError::DuplicateCommand {
             persistence_id: append.persistence_id.clone(),
             command_id: command.command_id.clone(),
             stored,
         }
-    } else if found.highest.next() == first {
-        return None;
     } else if sent_before && found.deleted_to >= first {
         AppendError::Unknown {
             message: "events were deleted before it was known who stored them".into(),

@@ -244,3 +244,44 @@ fn text_array(texts: &[String]) -> Option<String> {
     literal.push('}');
     Some(literal)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sqlx::{ConnectOptions, Row};
+
+    use super::*;
+    use crate::storage::migrate;
+    use crate::testing::postgres_server::TestDatabase;
+
+    /// I-2 hangs on the lane's row being locked and read: a subquery that nothing
+    /// depends on would be dropped from the plan.
+    #[tokio::test]
+    async fn the_plan_locks_the_lane_and_reads_it() {
+        let database = TestDatabase::new().await;
+        migrate(&database.url()).await.unwrap();
+        let mut connection = database.connect_options().connect().await.unwrap();
+        let explain = format!("EXPLAIN {APPEND}");
+        let nobody = SessionUuid(Uuid::nil());
+        let arguments = arguments(nobody, 1, &[]).unwrap();
+        let rows = sqlx::query_with(&explain, arguments)
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let plan = plan.join("\n");
+        assert!(plan.contains("LockRows"), "{plan}");
+        assert!(plan.contains("CTE Scan on lane"), "{plan}");
+        assert!(
+            plan.contains("Index Only Scan Backward using events_pkey"),
+            "{plan}"
+        );
+    }
+
+    #[test]
+    fn texts_become_an_array_literal() {
+        let texts = ["", "a,b", "\"q\" \\ {}"].map(String::from);
+        assert_eq!(text_array(&texts).unwrap(), r#"{"","a,b","\"q\" \\ {}"}"#);
+        assert_eq!(text_array(&[]), None);
+    }
+}

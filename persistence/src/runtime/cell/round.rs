@@ -14,7 +14,7 @@ use super::{Action, Cell, CellContext, Failure, Held, Index, Next, Promise, Queu
 
 /// Requests handled before the cell gives way, and before their events go out.
 const ROUND_REQUESTS_MAX: usize = 256;
-/// Bytes of events after which a round's append goes out.
+/// Bytes of events and answers after which a round is over.
 const ROUND_BYTES_MAX: usize = 1024 * 1024;
 /// Command ids asked for in one look-up. Less than the command id cache holds,
 /// so that what is stored between a look-up and its use is still in the cache.
@@ -109,7 +109,9 @@ impl Cell {
     }
 
     fn handle(&mut self, queued: Queued, bytes: &mut usize, cx: &mut CellContext<'_>) -> Step {
-        if queued.deadline.is_some_and(|deadline| deadline <= cx.now) {
+        // A caller that gave up was told that this is never handled.
+        let too_late = queued.deadline.is_some_and(|deadline| deadline <= cx.now);
+        if !queued.reply_to.begin() || too_late {
             let applied = Applied::No;
             return self.hold_answer(queued, Err(CommandError::DeadlineExceeded { applied }), cx);
         }
@@ -130,6 +132,7 @@ impl Cell {
         } = &queued.request
         else {
             let answer = self.encode_state();
+            *bytes += answer.as_ref().map_or(0, |r| r.payload.bytes.len());
             return self.hold_answer(queued, answer, cx);
         };
         let certainly_new = match command_id {
@@ -189,10 +192,12 @@ impl Cell {
                 reply,
                 then,
             } if stores => {
-                *bytes += events.iter().map(|e| e.payload.bytes.len()).sum::<usize>();
+                let events_len = events.iter().map(|e| e.payload.bytes.len()).sum::<usize>();
+                *bytes += reply.bytes.len() + events_len;
                 self.store(queued, events, reply, then)
             }
             Handled::Accepted { reply, then, .. } => {
+                *bytes += reply.bytes.len();
                 let answer = Ok(Reply {
                     payload: reply,
                     sequence_nr: self.sequence_nr,

@@ -98,6 +98,9 @@ impl Cell {
         };
         self.retries_likely = found.iter().any(Option::is_some);
         let asked_at = self.stored_nr;
+        // Appends of unknown outcome may land late. Who is told of one must find it
+        // in the state from then on (I-12).
+        let is_behind = found.iter().flatten().any(|s| s.sequence_nr > asked_at);
         let mut answers = asked.iter().zip(found);
         for queued in &mut self.work().stash {
             let Request::Command {
@@ -115,6 +118,9 @@ impl Cell {
                 Some(stored) => Index::Stored(stored),
                 None => Index::NotStored { asked_at },
             };
+        }
+        if is_behind {
+            return self.restart(cx);
         }
         self.run(cx)
     }

@@ -38,15 +38,12 @@ pub(crate) struct Connections {
 /// Builds the arguments of a statement.
 macro_rules! arguments {
     ($($value:expr),* $(,)?) => {{
-        let mut arguments = sqlx::postgres::PgArguments::default();
-        let mut add = || -> Result<(), sqlx::error::BoxDynError> {
-            $(sqlx::Arguments::add(&mut arguments, $value)?;)*
-            Ok(())
-        };
-        match add() {
-            Ok(()) => Ok(arguments),
-            Err(error) => Err(sqlx::Error::Encode(error)),
-        }
+        let built: Result<sqlx::postgres::PgArguments, sqlx::Error> = Ok(Default::default());
+        $(let built = built.and_then(|mut arguments| {
+            sqlx::Arguments::add(&mut arguments, $value).map_err(sqlx::Error::Encode)?;
+            Ok(arguments)
+        });)*
+        built
     }};
 }
 pub(crate) use arguments;

@@ -1,0 +1,124 @@
+//! The command line: the same contract as gRPC, for people and scripts.
+//!
+//! One file for each command in `cli/`. [`main`] is all a binary needs, so that a
+//! binary with other entity types has the whole command line as well: see
+//! `main.rs`. Exit codes and error texts are made in `cli/failure.rs`.
+
+mod client;
+mod cluster;
+mod events;
+mod failure;
+mod health;
+mod journal;
+mod list;
+mod load;
+mod payload;
+mod run_node;
+mod send;
+mod state;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::config::Settings;
+use crate::node::NodeBuilder;
+use failure::Failure;
+
+/// A cluster-sharded persistent entity service.
+#[derive(Debug, Parser)]
+#[command(name = "perennial", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// How results and errors are printed.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// How results and errors are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// For scripts: one JSON value on each line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a node to try things on, with a journal of its own.
+    Dev(run_node::NodeArgs),
+    /// Start a node to rely on.
+    Serve(run_node::ServeArgs),
+    /// Send one command to one entity.
+    Send(send::SendArgs),
+    /// Send a file of commands, each exactly once however often it is loaded.
+    Load(load::LoadArgs),
+    /// Show an entity's state.
+    State(state::StateArgs),
+    /// Show an entity's events.
+    Events(events::EventsArgs),
+    /// List the entities of a type.
+    List(list::ListArgs),
+    /// Show the cluster and where entities live.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Look after a journal.
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
+    /// Say whether a node takes commands.
+    Health(health::HealthArgs),
+    /// Print a settings file with all keys and their defaults.
+    Config,
+}
+
+/// Runs the command line of this process to its end. `builder` brings the entity
+/// types that `dev` and `serve` run.
+///
+/// Exit codes: 0 done, 1 failed, 2 called or configured wrongly, 3 rejected by
+/// the entity.
+#[must_use]
+pub fn main(builder: NodeBuilder) -> ExitCode {
+    // Exits with 2 by itself when the arguments are wrong.
+    let arguments = Arguments::parse();
+    let output = arguments.output;
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::local(error).report(output),
+    };
+    match runtime.block_on(run(builder, arguments)) {
+        Ok(code) => code,
+        Err(failure) => failure.report(output),
+    }
+}
+
+async fn run(builder: NodeBuilder, arguments: Arguments) -> Result<ExitCode, Failure> {
+    let output = arguments.output;
+    match arguments.command {
+        Command::Dev(args) => run_node::dev(builder, args, output).await?,
+        Command::Serve(args) => run_node::serve(builder, args, output).await?,
+        Command::Send(args) => send::run(args, output).await?,
+        Command::Load(args) => return load::run(args, output).await,
+        Command::State(args) => state::run(args, output).await?,
+        Command::Events(args) => events::run(args, output).await?,
+        Command::List(args) => list::run(args, output).await?,
+        Command::Cluster(command) => cluster::run(command, output).await?,
+        Command::Journal(command) => journal::run(command, output).await?,
+        Command::Health(args) => health::run(args, output).await?,
+        Command::Config => write!(std::io::stdout().lock(), "{}", Settings::reference())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes one value on one line.
+fn write_json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure> {
+    serde_json::to_writer(&mut *out, value).map_err(std::io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
+}

@@ -1,0 +1,198 @@
+use std::io::Write;
+
+use super::*;
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn variable(name: &str, value: &str) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+fn load_file(text: &str) -> Result<Settings, SettingsError> {
+    Settings::load(Some(file(text).path()), [], &[])
+}
+
+#[test]
+fn every_default_is_a_good_value() {
+    let settings = Settings::default();
+    assert_eq!(settings.engine.max_payload, 1 << 20);
+    assert_eq!(settings.max_in_flight, 10_000);
+    assert_eq!(settings.engine.idle_timeout, Duration::from_secs(120));
+    assert_eq!(settings.number_of_shards, 1024);
+    assert!(settings.engine.workers >= 1);
+}
+
+/// The defaults of the settings, of the engine and of the storage are the same.
+#[test]
+fn defaults_are_those_of_the_engine() {
+    let settings = Settings::default();
+    let (engine, storage) = (EngineSettings::default(), StorageOptions::default());
+    assert_eq!(format!("{:?}", settings.engine), format!("{engine:?}"));
+    assert_eq!(format!("{:?}", settings.storage), format!("{storage:?}"));
+}
+
+#[test]
+fn every_key_is_documented() {
+    let mut names: Vec<&str> = Settings::keys().map(|key| key.name).collect();
+    for key in Settings::keys() {
+        assert!(key.name.contains('.'), "{} has no section", key.name);
+        assert!(
+            key.doc.len() > 40,
+            "{} needs a reason to change it",
+            key.name
+        );
+    }
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), Settings::keys().count(), "a key stands twice");
+}
+
+/// Every key of the reference file exists, and every key stands in it.
+#[test]
+fn the_reference_file_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("perennial.toml");
+    let written = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        written == Settings::reference(),
+        "run `cargo run -- config > node/perennial.toml`"
+    );
+    let settings = Settings::load(Some(&path), [], &[]).unwrap();
+    assert_eq!(
+        format!("{settings:?}"),
+        format!("{:?}", Settings::default())
+    );
+    let keys: Vec<String> = read_file(&path)
+        .unwrap()
+        .into_iter()
+        .map(|(key, _)| key)
+        .collect();
+    for key in Settings::keys() {
+        assert!(keys.iter().any(|name| name == key.name), "{}", key.name);
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let file = file(
+        "[persistence.snapshot]\nevery = 1\nkeep = 3\n[node]\nmax_in_flight = 5\nmax_payload = \"2MiB\"",
+    );
+    let environment = [
+        variable("PERENNIAL_PERSISTENCE__SNAPSHOT__EVERY", "2"),
+        variable("PERENNIAL_NODE__MAX_IN_FLIGHT", "6"),
+        variable("PERENNIAL_PERSISTENCE__JOURNAL__URL", "sqlite:a"),
+        variable("PERENNIAL_ADDRESS", "not a setting"),
+        variable("OTHER__VARIABLE", "not ours"),
+    ];
+    let flags = [(
+        "persistence.journal.url",
+        "sqlite:b".to_owned(),
+        "--journal",
+    )];
+    let settings = Settings::load(Some(file.path()), environment, &flags).unwrap();
+    assert_eq!(settings.engine.retention.every, 2);
+    assert_eq!(settings.engine.retention.keep, 3);
+    assert_eq!(settings.max_in_flight, 6);
+    assert_eq!(settings.engine.max_payload, 2 << 20);
+    assert_eq!(settings.journal_url.unwrap().to_string(), "sqlite:b");
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_value_and_source() {
+    let error = load_file("[persistence.snapshot]\nevry = 7")
+        .unwrap_err()
+        .to_string();
+    for part in [
+        "persistence.snapshot.evry",
+        "\"7\"",
+        "file ",
+        "persistence.snapshot.every",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    let environment = [variable("PERENNIAL_NODE__MAX_INFLIGHT", "7")];
+    let error = Settings::load(None, environment, &[])
+        .unwrap_err()
+        .to_string();
+    for part in [
+        "node.max_inflight",
+        "environment variable PERENNIAL_NODE__MAX_INFLIGHT",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+/// Keys that come later do nothing yet, so they are not accepted.
+#[test]
+fn later_keys_are_refused() {
+    for text in [
+        "[cluster]\nlease = \"1s\"",
+        "[node.tls]\ncert = \"x\"",
+        "node = 1",
+    ] {
+        let error = load_file(text).unwrap_err();
+        assert!(matches!(error, SettingsError::UnknownKey { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_bad_value_is_named_with_what_was_expected() {
+    for (text, expected) in [
+        ("[persistence]\nappend_timeout = 10", "with its unit"),
+        ("[persistence]\nworkers = \"many\"", "\"cores\""),
+        ("[persistence]\nworkers = [1]", "\"cores\""),
+        (
+            "[persistence.replay_filter]\nmode = \"repair\"",
+            "\"repair-by-discard-old\"",
+        ),
+        ("[node]\nmax_payload = \"1MB\"", "KiB"),
+        ("[sharding]\nnumber_of_shards = 0", "from 1"),
+    ] {
+        let error = load_file(text).unwrap_err();
+        assert!(matches!(error, SettingsError::BadValue { .. }), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn contradicting_settings_are_refused() {
+    let error = load_file("[persistence.backoff]\nmin = \"1min\"").unwrap_err();
+    assert!(matches!(error, SettingsError::Backoff(_)), "{error}");
+}
+
+#[test]
+fn a_file_that_is_missing_or_not_toml_is_named() {
+    let error = Settings::load(Some(Path::new("no/such/file.toml")), [], &[]).unwrap_err();
+    assert!(error.to_string().contains("no/such/file.toml"), "{error}");
+    let error = load_file("[persistence").unwrap_err();
+    assert!(matches!(error, SettingsError::Syntax { .. }), "{error}");
+}
+
+#[test]
+fn a_password_is_not_shown() {
+    let flags = [(
+        "persistence.journal.url",
+        "postgres://u:hunter2@h/d".to_owned(),
+        "--journal",
+    )];
+    let settings = Settings::load(None, [], &flags).unwrap();
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    let misspelt = load_file("[persistence.journal]\nurll = \"postgres://u:hunter2@h/d\"");
+    let error = misspelt.unwrap_err().to_string();
+    assert!(error.contains("postgres:***"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+    let flags = [(
+        "persistence.journal.url",
+        "carrier:hunter2".to_owned(),
+        "--journal",
+    )];
+    let error = Settings::load(None, [], &flags).unwrap_err().to_string();
+    assert!(
+        error.contains("--journal") && error.contains("sqlite:"),
+        "{error}"
+    );
+    assert!(!error.contains("hunter2"), "{error}");
+}

@@ -1,0 +1,182 @@
+//! What a node measures about itself, for Prometheus.
+//!
+//! All metrics of the process are described here, with their units. Those of
+//! commands are recorded by [`CommandMetrics`]; those of the engine by the
+//! engine, through the `metrics` facade. `http.rs` shows them.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    histogram,
+};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use perennial_persistence::command::Answer;
+use perennial_persistence::command_error::CommandError;
+
+use crate::grpc::status::{REASONS, reason_of};
+
+const COMMANDS: &str = "perennial_commands_total";
+pub(crate) const LIVE_ENTITIES: &str = "perennial_live_entities";
+const COMMAND_DURATION: &str = "perennial_command_duration_seconds";
+
+/// Upper bounds of the classes of every time, in seconds: from a command
+/// answered out of memory to one that waited for a failover.
+const SECONDS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0,
+];
+/// Upper bounds of the classes of every number of things.
+const COUNTS: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0,
+];
+
+static RECORDER: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+
+/// Starts recording in this process, once; later calls return the same handle,
+/// because several nodes of one process share one recorder.
+///
+/// # Errors
+/// [`BuildError`] when the process has another recorder already.
+pub(crate) fn install() -> Result<PrometheusHandle, BuildError> {
+    // Held while installing, so that who comes second finds the handle.
+    let mut installed = RECORDER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*installed {
+        return Ok(handle.clone());
+    }
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)?
+        .set_buckets(COUNTS)?
+        .install_recorder()?;
+    describe();
+    Ok(installed.insert(handle).clone())
+}
+
+fn describe() {
+    describe_counter!(
+        COMMANDS,
+        Unit::Count,
+        "Commands by entity type and outcome."
+    );
+    describe_histogram!(
+        COMMAND_DURATION,
+        Unit::Seconds,
+        "From taking a command on to its answer."
+    );
+    describe_gauge!(
+        "perennial_live_entities",
+        Unit::Count,
+        "Entities in memory."
+    );
+    describe_gauge!(
+        "perennial_recoveries_running",
+        Unit::Count,
+        "Entities that recover now."
+    );
+    describe_gauge!(
+        "perennial_recoveries_waiting",
+        Unit::Count,
+        "Entities that wait for a permit to recover."
+    );
+    describe_histogram!(
+        "perennial_recovery_duration_seconds",
+        Unit::Seconds,
+        "From the permit to the first command."
+    );
+    describe_counter!(
+        "perennial_passivations_total",
+        Unit::Count,
+        "Entities that left memory, by reason."
+    );
+    describe_counter!(
+        "perennial_recovery_failures_total",
+        Unit::Count,
+        "Recoveries that failed, by entity type."
+    );
+    describe_counter!(
+        "perennial_replay_filter_issues_total",
+        Unit::Count,
+        "Events of another writer found while recovering, by entity type."
+    );
+    describe_counter!(
+        "perennial_backoffs_forgotten_total",
+        Unit::Count,
+        "Failures forgotten early because too many entities failed."
+    );
+    describe_gauge!(
+        "perennial_journal_circuit_state",
+        Unit::Count,
+        "0: the journal is asked; 1: it is tried; 2: it failed and is left alone."
+    );
+    describe_counter!(
+        "perennial_stash_overflows_total",
+        Unit::Count,
+        "Commands refused because too many waited for their entity."
+    );
+    describe_counter!(
+        "perennial_snapshots_skipped_total",
+        Unit::Count,
+        "Snapshots not taken because too many were being written."
+    );
+    describe_histogram!(
+        "perennial_append_batch_size",
+        Unit::Count,
+        "Events stored by one transaction."
+    );
+    describe_histogram!(
+        "perennial_append_duration_seconds",
+        Unit::Seconds,
+        "Time of one transaction that stores events."
+    );
+    describe_histogram!(
+        "perennial_stash_depth",
+        Unit::Count,
+        "Commands found waiting when one more had to wait."
+    );
+}
+
+/// Counters and clock of one entity type's commands. The handles are made once:
+/// counting a command allocates nothing.
+pub(crate) struct CommandMetrics {
+    replied: Counter,
+    duplicate: Counter,
+    rejected: Counter,
+    failed: BTreeMap<&'static str, Counter>,
+    duration: Histogram,
+}
+
+impl CommandMetrics {
+    pub(crate) fn new(entity_type: &'static str) -> Self {
+        let count = |outcome: &'static str| counter!(COMMANDS, "entity_type" => entity_type, "outcome" => outcome);
+        Self {
+            replied: count("replied"),
+            duplicate: count("duplicate"),
+            rejected: count("rejected"),
+            failed: REASONS
+                .iter()
+                .map(|reason| (*reason, count(reason)))
+                .collect(),
+            duration: histogram!(COMMAND_DURATION, "entity_type" => entity_type),
+        }
+    }
+
+    /// An answer that came after `elapsed`.
+    pub(crate) fn answered(&self, answer: &Answer, elapsed: Duration) {
+        self.duration.record(elapsed);
+        match answer {
+            Ok(reply) if reply.duplicate => self.duplicate.increment(1),
+            Ok(_) => self.replied.increment(1),
+            Err(CommandError::Rejected { .. }) => self.rejected.increment(1),
+            Err(error) => self.refused(reason_of(error)),
+        }
+    }
+
+    /// A command that was refused before it was handed on.
+    pub(crate) fn refused(&self, reason: &str) {
+        if let Some(counter) = self.failed.get(reason) {
+            counter.increment(1);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A client of another language, made from the published contract alone, against
+//! real nodes: the good case and every row of the table of errors that one node
+//! can produce. What is asserted is in `tests/python/`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use perennial_tests::binaries::repository;
+use perennial_tests::database::{self, TestDatabase};
+use perennial_tests::database_proxy::{DatabaseProxy, Link};
+use perennial_tests::foreign_writer::ForeignWriter;
+use perennial_tests::node_process::{NodeOptions, NodeProcess};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+fn misbehaving_node() -> NodeOptions {
+    NodeOptions::default().binary(env!("CARGO_BIN_EXE_perennial-misbehaving"))
+}
+
+#[tokio::test]
+async fn contract_and_errors() {
+    let dir = TempDir::new().unwrap();
+    let journal = format!("sqlite:{}", dir.path().join("journal.sqlite").display());
+    // Deleting is not yet in the contract, so somebody else did it before.
+    let writer = ForeignWriter::open(&journal).await.unwrap();
+    writer.add_ones("forgetful", 1, 5).await.unwrap();
+    writer.delete("forgetful", 3).await.unwrap();
+    drop(writer);
+
+    let options = misbehaving_node()
+        .journal(journal)
+        .setting("node.max_in_flight", "64")
+        .setting("persistence.stash_capacity", "8")
+        .setting("persistence.backoff.min", "1s");
+    let node = NodeProcess::start(options).await.unwrap();
+    python_tests_pass(&node, &["test_contract", "test_errors"]).await;
+}
+
+#[tokio::test]
+async fn errors_of_the_journal() {
+    let database = TestDatabase::new().await;
+    let proxy = DatabaseProxy::start(database::server_address(&database).await.unwrap())
+        .await
+        .unwrap();
+    let options = NodeOptions::default()
+        .journal(database::url_through(&database, proxy.address()))
+        .setting("persistence.append_timeout", "1s")
+        .setting("persistence.backoff.min", "1ms")
+        .setting("persistence.backoff.max", "1ms");
+    let node = NodeProcess::start(options).await.unwrap();
+    let passes = async |name| python_tests_pass(&node, &[name]).await;
+
+    passes("test_journal_errors.Healthy").await;
+    let writer = ForeignWriter::open(&database.url_text()).await.unwrap();
+    writer.add_ones("contested", 2, 1).await.unwrap();
+    passes("test_journal_errors.Contested").await;
+    proxy.set(Link::Stalled);
+    passes("test_journal_errors.Stalled").await;
+    proxy.set(Link::Cut);
+    passes("test_journal_errors.Unreachable").await;
+    proxy.set(Link::Open);
+    passes("test_journal_errors.Reachable").await;
+}
+
+async fn python_tests_pass(node: &NodeProcess, names: &[&str]) {
+    let folder = python_folder().await;
+    let tests = repository().join("tests/python");
+    let path = [tests.clone(), folder.join("generated")];
+    let address = node.address();
+    let run = Command::new(folder.join("venv/bin/python"))
+        .args(["-B", "-m", "unittest", "--verbose"])
+        .args(names)
+        .current_dir(&tests)
+        .env("PYTHONPATH", std::env::join_paths(path).unwrap())
+        .env("PERENNIAL_TEST_NODE", address.trim_start_matches("http://"))
+        .kill_on_drop(true)
+        .output();
+    let output = run.await.unwrap();
+    let report = String::from_utf8_lossy(&output.stderr);
+    println!("{report}");
+    assert!(output.status.success(), "{names:?}: {}", output.status);
+}
+
+/// Where the virtual environment and the generated code are, made if necessary.
+async fn python_folder() -> PathBuf {
+    let made = Command::new(repository().join("tests/python/environment"))
+        .stderr(std::process::Stdio::inherit())
+        .output();
+    let made = made.await.unwrap();
+    assert!(
+        made.status.success(),
+        "the Python environment cannot be made"
+    );
+    PathBuf::from(String::from_utf8(made.stdout).unwrap().trim())
+}
