@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::backoff::BackoffSettings;
 use crate::circuit_breaker::CircuitBreakerSettings;
 use crate::command::{Answer, Envelope};
+use crate::durable_state::routing::route;
 use crate::entity_types::EntityTypes;
 use crate::persistence_id::PersistenceId;
 use crate::replay_filter::ReplayFilterSettings;
@@ -205,6 +206,7 @@ impl EntityEngine {
             )),
             None => StdRng::from_os_rng(),
         };
+        let storage = route(storage, types.durable());
         let journal = Arc::new(GuardedJournal::new(
             storage.journal,
             settings.circuit_breaker,

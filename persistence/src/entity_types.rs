@@ -3,12 +3,13 @@
 //! Filled once when a node is built, then shared by all workers. Next:
 //! `event_sourced.rs`, what a user registers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::behavior::Behavior;
 use crate::codec::Codec;
 use crate::command_error::CommandError;
+use crate::durable_state::{Durable, DurableState};
 use crate::event_sourced::EventSourced;
 use crate::event_sourced::behavior::{Definition, EventSourcedBehavior};
 use crate::payload::CodecId;
@@ -19,6 +20,8 @@ use crate::retention::{InvalidRetentionSettings, RetentionSettings};
 #[derive(Clone, Default)]
 pub struct EntityTypes {
     types: BTreeMap<&'static str, Arc<dyn EntityFactory>>,
+    /// Those that store their latest state only.
+    durable: BTreeSet<&'static str>,
 }
 
 /// Why an entity type cannot be registered.
@@ -99,6 +102,24 @@ impl EntityTypes {
         }
         self.types.insert(E::ENTITY_TYPE, Arc::new(factory));
         Ok(())
+    }
+
+    /// Adds a type that stores its latest state.
+    ///
+    /// # Errors
+    /// As [`EntityTypes::register`].
+    pub fn register_durable_state<D: DurableState>(
+        &mut self,
+        definition: D,
+    ) -> Result<(), RegistrationError> {
+        self.register(Durable(definition))?;
+        self.durable.insert(D::ENTITY_TYPE);
+        Ok(())
+    }
+
+    /// The names of the types that store their latest state.
+    pub(crate) fn durable(&self) -> BTreeSet<&'static str> {
+        self.durable.clone()
     }
 
     /// The names, in order.

@@ -8,14 +8,15 @@
 //! Where to read:
 //!
 //! * Writing an entity: [`event_sourced`], [`effect`], [`codec`]; changing one whose
-//!   events are stored already: [`event_adapter`].
+//!   events are stored already: [`event_adapter`]; one without history: [`durable_state`].
 //! * The way of a command: [`command`] (what is sent), [`engine`] (who takes it),
 //!   `runtime/worker.rs` and `runtime/cell.rs` (who handles it),
 //!   `runtime/group_commit.rs` and [`journal`] (who stores it).
 //! * Decisions without I/O: [`persisting`], [`replay_filter`], [`retention`],
 //!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
 //!   [`command_id_cache`].
-//! * Storage: [`journal`], [`snapshot_store`], [`registry`], together a [`storage`].
+//! * Storage: [`journal`], [`snapshot_store`], [`durable_state_store`], [`registry`],
+//!   together a [`storage`].
 
 pub mod backoff;
 mod behavior;
@@ -24,6 +25,8 @@ pub mod codec;
 pub mod command;
 pub mod command_error;
 pub mod command_id_cache;
+pub mod durable_state;
+pub mod durable_state_store;
 pub mod effect;
 pub mod engine;
 pub mod entity_types;

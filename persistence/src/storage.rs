@@ -1,4 +1,5 @@
-//! A journal, a snapshot store and a registry that belong together.
+//! A journal, a snapshot store, a store of durable states and a registry that belong
+//! together.
 //!
 //! [`Storage::open`] makes them for a [`StorageUrl`] and checks that the database
 //! is ours and has the schema this program knows; [`migrate`] brings it there.
@@ -15,6 +16,7 @@ pub mod url;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::durable_state_store::DurableStateStore;
 use crate::journal::Journal;
 use crate::registry::Registry;
 use crate::snapshot_store::SnapshotStore;
@@ -23,7 +25,8 @@ pub use crate::storage::url::{InvalidStorageUrl, StorageUrl};
 
 pub(crate) use columns::*;
 
-/// A journal, a snapshot store and a registry over the same database.
+/// A journal, a snapshot store, a store of durable states and a registry over the same
+/// database.
 ///
 /// Cheap to clone; clones share connections. A process should open a database
 /// once: two storages over one SQLite file take turns at its write lock.
@@ -33,6 +36,8 @@ pub struct Storage {
     pub journal: Arc<dyn Journal>,
     /// Where snapshots live.
     pub snapshots: Arc<dyn SnapshotStore>,
+    /// Where durable states live.
+    pub states: Arc<dyn DurableStateStore>,
     /// The book of nodes and sessions.
     pub registry: Arc<dyn Registry>,
 }

@@ -18,6 +18,7 @@ use crate::behavior::{
 };
 use crate::codec::{self, Codec, CodecError};
 use crate::command_error::{Applied, CommandError};
+use crate::durable_state::DELETED_MANIFEST;
 use crate::effect::{Decision, Events, Outside, ReplyWith, RunWith, Then};
 use crate::entity_types::RegistrationError;
 use crate::event_adapter::EventAdapters;
@@ -190,6 +191,9 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
 
 impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
     fn offer_snapshot(&mut self, snapshot: &Payload) -> Result<(), CodecError> {
+        if snapshot.manifest == DELETED_MANIFEST {
+            return Ok(());
+        }
         check_codec::<E, E::State>(snapshot.codec)?;
         self.state = decode_guarded::<E, E::State>(&snapshot.bytes)?;
         Ok(())

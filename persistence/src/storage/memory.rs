@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::command::CommandId;
+use crate::durable_state_store::StoredState;
+use crate::durable_state_store::memory::MemoryDurableStateStore;
 use crate::journal::memory::MemoryJournal;
 use crate::journal::memory::faults::Faults;
 use crate::journal::{StoredCommand, StoredEvent, StreamBounds, WriteRight};
@@ -75,6 +77,7 @@ impl MemoryStorage {
         Storage {
             journal: Arc::new(MemoryJournal::new(self.clone())),
             snapshots: Arc::new(MemorySnapshotStore::new(self.clone())),
+            states: Arc::new(MemoryDurableStateStore::new(self.clone())),
             registry: Arc::new(MemoryRegistry::new(self.clone())),
         }
     }
@@ -123,6 +126,7 @@ impl MemoryStorage {
 pub(crate) struct Tables {
     pub(crate) streams: BTreeMap<PersistenceId, Stream>,
     pub(crate) snapshots: BTreeMap<PersistenceId, BTreeMap<SequenceNr, Snapshot>>,
+    pub(crate) states: BTreeMap<PersistenceId, StoredState>,
     pub(crate) sessions: BTreeMap<SessionUuid, Session>,
     /// Incarnation counters.
     pub(crate) nodes: BTreeMap<NodeNr, u64>,
