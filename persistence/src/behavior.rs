@@ -28,6 +28,9 @@ pub(crate) trait Behavior: Send {
     /// returns.
     fn handle(&mut self, command: &Payload, at: SequenceNr) -> Handled;
 
+    /// The state is that of the journal. Returns a command the entity gives itself.
+    fn recovered(&self) -> Result<Option<Payload>, CommandError>;
+
     /// Runs a side effect on the present state. An error is a panic of it.
     fn run(&self, effect: SideEffect) -> Result<(), CommandError>;
 
@@ -70,7 +73,7 @@ pub(crate) struct After {
 pub(crate) struct AfterEffects {
     pub(crate) run: Vec<SideEffect>,
     pub(crate) unstash_all: bool,
-    pub(crate) outside: Option<OutsideWork>,
+    pub(crate) outside: Vec<OutsideWork>,
 }
 
 /// Runs on the state, whose type only the behavior knows.

@@ -30,7 +30,7 @@ pub(crate) struct Then<E: EventSourced> {
     pub(crate) stop: bool,
     pub(crate) unstash_all: bool,
     pub(crate) run: Vec<RunWith<E>>,
-    pub(crate) outside: Option<Outside<E>>,
+    pub(crate) outside: Vec<Outside<E>>,
 }
 
 /// Work that runs outside of the entity and comes back with a command.
@@ -72,7 +72,7 @@ impl<E: EventSourced> Default for Then<E> {
             stop: false,
             unstash_all: false,
             run: Vec::new(),
-            outside: None,
+            outside: Vec::new(),
         }
     }
 }
@@ -225,9 +225,9 @@ impl<E: EventSourced> Effect<E> {
 
     /// Once the events are stored, and the reply is given, start this outside of the
     /// entity. The command it comes back with is handled like any other; nobody waits
-    /// for the answer to it. If the entity fails meanwhile, it is lost: what must not
-    /// be lost is begun again by a later command,
-    /// or with a delivery that is at least once.
+    /// for the answer to it. If the entity starts over meanwhile it is lost: what must
+    /// not be lost is begun again by [`EventSourced::after_recovery`]. May be chained
+    /// several times.
     pub fn then_run_outside<F>(
         mut self,
         start: impl FnOnce(&E::State) -> F + Send + 'static,
@@ -235,7 +235,7 @@ impl<E: EventSourced> Effect<E> {
     where
         F: Future<Output = E::Command> + Send + 'static,
     {
-        self.then.outside = Some(Outside {
+        self.then.outside.push(Outside {
             start: Box::new(move |state| Box::pin(start(state))),
             commands: Commands::GoOn,
         });
@@ -247,7 +247,7 @@ impl<E: EventSourced> Effect<E> {
     pub fn while_commands_wait(mut self) -> Self {
         let outside = match &mut self.decision {
             Decision::RunOutside(outside) => Some(outside),
-            _ => self.then.outside.as_mut(),
+            _ => self.then.outside.last_mut(),
         };
         if let Some(outside) = outside {
             outside.commands = Commands::Wait;

@@ -42,6 +42,12 @@ pub trait EventSourced: Sized + Send + Sync + 'static {
     /// again at every recovery.
     fn apply(&self, state: &mut Self::State, event: Self::Event);
 
+    /// A command that the entity gives itself when it was recovered, before any other,
+    /// such as to begin again what was under way outside. Nobody gets its answer.
+    fn after_recovery(&self, _state: &Self::State) -> Option<Self::Command> {
+        None
+    }
+
     /// A name for the kind of an event, stored beside it, so that it can be told
     /// from later kinds and converted when it is old.
     fn event_manifest(_event: &Self::Event) -> &'static str {

@@ -8,7 +8,8 @@
 //! Where to read:
 //!
 //! * Writing an entity: [`event_sourced`], [`effect`], [`codec`]; changing one whose
-//!   events are stored already: [`event_adapter`]; one without history: [`durable_state`].
+//!   events are stored already: [`event_adapter`]; one without history: [`durable_state`];
+//!   messages that must arrive: [`delivery`].
 //! * The way of a command: [`command`] (what is sent), [`engine`] (who takes it),
 //!   `runtime/worker.rs` and `runtime/cell.rs` (who handles it),
 //!   `runtime/group_commit.rs` and [`journal`] (who stores it).
@@ -25,6 +26,7 @@ pub mod codec;
 pub mod command;
 pub mod command_error;
 pub mod command_id_cache;
+pub mod delivery;
 pub mod durable_state;
 pub mod durable_state_store;
 pub mod effect;

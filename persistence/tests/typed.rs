@@ -7,6 +7,8 @@ mod fixture;
 
 #[path = "typed/counter.rs"]
 mod counter;
+#[path = "typed/delivery.rs"]
+mod delivery;
 #[path = "typed/durable_state.rs"]
 mod durable_state;
 #[path = "typed/event_adapters.rs"]

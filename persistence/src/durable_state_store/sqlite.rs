@@ -35,8 +35,8 @@ const LIST: &str = "SELECT persistence_id, revision FROM states \
      WHERE persistence_id > ? AND persistence_id < ? AND NOT deleted ORDER BY persistence_id LIMIT ?";
 
 /// Certainly not stored.
-fn failed(error: sqlx::Error) -> StateWriteError {
-    match sort_failure(&error) {
+fn failed(error: &sqlx::Error) -> StateWriteError {
+    match sort_failure(error) {
         (SqliteFailure::Rejected, message) => StateWriteError::Rejected { message },
         (SqliteFailure::Unavailable, message) => StateWriteError::Unavailable { message },
     }
@@ -47,18 +47,18 @@ async fn write(
     right: WriteRight,
     write: &StateWrite,
 ) -> Result<(), StateWriteError> {
-    let mut writer = database.writer().await.map_err(failed)?;
-    let mut transaction = writer.begin().await.map_err(failed)?;
+    let mut writer = database.writer().await.map_err(|error| failed(&error))?;
+    let mut transaction = writer.begin().await.map_err(|error| failed(&error))?;
     let fences = Fences::of(&mut transaction, right.session)
         .await
-        .map_err(failed)?;
+        .map_err(|error| failed(&error))?;
     if !fences.allow(right.shard, right.epoch) {
         return Err(StateWriteError::fenced(right));
     }
     // The transaction has the write lock, so what is read stays true.
     let stored = revision(&mut transaction, &write.persistence_id)
         .await
-        .map_err(failed)?;
+        .map_err(|error| failed(&error))?;
     if stored != write.replaces {
         return Err(StateWriteError::Conflict {
             persistence_id: write.persistence_id.clone(),
@@ -76,7 +76,7 @@ async fn write(
         .bind(payload.map(|payload| &*payload.bytes))
         .execute(&mut *transaction)
         .await
-        .map_err(failed)?;
+        .map_err(|error| failed(&error))?;
     if let Err(error) = transaction.commit().await {
         // The commit record may have reached the disk all the same.
         writer.give_up();

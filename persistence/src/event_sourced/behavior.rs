@@ -247,6 +247,18 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
         }
     }
 
+    fn recovered(&self) -> Result<Option<Payload>, CommandError> {
+        let panicked = |error: CodecError| CommandError::Panicked {
+            message: format!("its command to itself cannot be encoded: {error}"),
+            applied: Applied::No,
+        };
+        guard(|| {
+            let command = self.definition.entity.after_recovery(&self.state);
+            let encode = |command: E::Command| codec::encode::<_, E::Codec>(&command, "");
+            command.map(encode).transpose().map_err(panicked)
+        })?
+    }
+
     fn run(&self, effect: SideEffect) -> Result<(), CommandError> {
         guard(|| effect(&self.state))
     }
@@ -282,7 +294,7 @@ impl<E: EventSourced> Then<E> {
                 }
             })
         };
-        let is_rare = self.unstash_all || !self.run.is_empty() || self.outside.is_some();
+        let is_rare = self.unstash_all || !self.run.is_empty() || !self.outside.is_empty();
         After {
             snapshot: self.snapshot,
             stop: self.stop,
@@ -290,7 +302,7 @@ impl<E: EventSourced> Then<E> {
                 Box::new(AfterEffects {
                     run: self.run.into_iter().map(erase_run).collect(),
                     unstash_all: self.unstash_all,
-                    outside: self.outside.map(Outside::erase),
+                    outside: self.outside.into_iter().map(Outside::erase).collect(),
                 })
             }),
         }

@@ -316,6 +316,7 @@ impl Cell {
     /// nothing is.
     fn restart(&mut self, cx: &mut CellContext<'_>) -> Next {
         self.take_back();
+        self.give_up_unasked();
         if self.queued() == 0 && !self.has_aside() {
             return Next::Leave;
         }

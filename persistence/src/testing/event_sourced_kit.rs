@@ -114,8 +114,8 @@ pub struct Ran<E: EventSourced> {
     /// It asked for what was put aside to be brought back. The kit keeps nothing
     /// aside: run it again.
     pub then_unstash_all: bool,
-    /// Work outside that was started, and comes back with a command.
-    outside: Option<BoxFuture<'static, E::Command>>,
+    /// Work outside that was started, and comes back with commands.
+    outside: Vec<BoxFuture<'static, E::Command>>,
 }
 
 /// What the sender of a command would be told.
@@ -165,23 +165,22 @@ impl<E: EventSourced> Ran<E> {
         }
     }
 
-    /// The command that the work outside comes back with, for the next
-    /// [`EventSourcedKit::run`]. There is no time in the kit: the work is given no
-    /// occasion to wait.
+    /// The commands that the work outside comes back with, in the order in which it was
+    /// started, for the next [`EventSourcedKit::run`]. There is no time in the kit: the
+    /// work is given no occasion to wait.
     ///
     /// # Panics
-    /// When no work was started, or it is not ready at once.
+    /// When one of them is not ready at once.
     #[track_caller]
-    pub fn into_continuation(self) -> E::Command {
-        let Some(outside) = self.outside else {
-            panic!("no work outside was started");
-        };
-        let Some(command) = outside.now_or_never() else {
-            panic!(
-                "the work outside waits for something: give the entity a substitute that does not"
-            );
-        };
-        command
+    pub fn into_continuations(self) -> Vec<E::Command> {
+        let mut commands = Vec::new();
+        for outside in self.outside {
+            let Some(command) = outside.now_or_never() else {
+                panic!("work outside waits: give the entity a substitute that does not");
+            };
+            commands.push(command);
+        }
+        commands
     }
 }
 
@@ -264,7 +263,7 @@ where
             then_snapshot: false,
             then_stop: false,
             then_unstash_all: false,
-            outside: None,
+            outside: Vec::new(),
         };
         match effect.decision {
             Decision::Proceed { events, reply } => {
@@ -277,7 +276,7 @@ where
             Decision::Stash => ran.outcome = Outcome::Stashed,
             Decision::RunOutside(outside) => {
                 ran.outcome = Outcome::Outside;
-                ran.outside = Some((outside.start)(self.state()));
+                ran.outside.push((outside.start)(self.state()));
             }
         }
         ran
@@ -303,7 +302,9 @@ where
         for run in then.run {
             run(self.state());
         }
-        ran.outside = then.outside.map(|outside| (outside.start)(self.state()));
+        for outside in then.outside {
+            ran.outside.push((outside.start)(self.state()));
+        }
         match reply {
             None => Outcome::Accepted,
             Some(reply) => {

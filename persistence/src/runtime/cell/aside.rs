@@ -37,6 +37,8 @@ pub(super) struct Aside {
 struct Outside {
     queued: Queued,
     commands: Commands,
+    /// It came from a command that is not answered yet.
+    is_asked: bool,
 }
 
 impl Aside {
@@ -122,6 +124,7 @@ impl Cell {
         work: OutsideWork,
         cx: &mut CellContext<'_>,
     ) {
+        let is_asked = queued.is_some();
         let queued = queued.unwrap_or_else(Queued::of_nobody);
         let aside = &mut self.work().aside;
         let capacity = cx.settings.stash_capacity;
@@ -144,7 +147,12 @@ impl Cell {
         let ticket = *cx.last_ticket;
         let aside = &mut self.work().aside;
         aside.paused_by += usize::from(commands == Commands::Wait);
-        aside.outside.insert(ticket, Outside { queued, commands });
+        let outside = Outside {
+            queued,
+            commands,
+            is_asked,
+        };
+        aside.outside.insert(ticket, outside);
         cx.actions.push(Action::RunOutside(ticket, started));
     }
 
@@ -159,6 +167,7 @@ impl Cell {
         if let Some(Outside {
             mut queued,
             commands,
+            ..
         }) = work.aside.outside.remove(&ticket)
         {
             work.aside.paused_by -= usize::from(commands == Commands::Wait);
@@ -177,6 +186,26 @@ impl Cell {
             }
         }
         self.run(cx)
+    }
+
+    /// Queues a command of the entity's own before all others.
+    pub(super) fn give_itself(&mut self, command: Payload) {
+        let mut queued = Queued::of_nobody();
+        queued.go_on_as(command);
+        self.work().returned.push_back(queued);
+    }
+
+    /// Gives up work outside for which no sender waits: the next incarnation begins it
+    /// again if it is still wanted.
+    pub(super) fn give_up_unasked(&mut self) {
+        let aside = &mut self.work().aside;
+        let mut unpaused = 0;
+        aside.outside.retain(|_, outside| {
+            let is_asked = outside.is_asked;
+            unpaused += usize::from(!is_asked && outside.commands == Commands::Wait);
+            is_asked
+        });
+        aside.paused_by -= unpaused;
     }
 
     /// Whether the cell waits for this work.

@@ -192,7 +192,7 @@ impl Cell {
         if effects.unstash_all {
             self.take_back();
         }
-        if let Some(work) = effects.outside {
+        for work in effects.outside {
             self.go_outside(None, work, cx);
         }
     }

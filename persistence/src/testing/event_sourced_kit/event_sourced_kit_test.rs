@@ -183,7 +183,8 @@ fn what_follows_is_told_and_done() {
     assert_eq!(ran.swap(0, Ordering::Relaxed), 3);
     let outside = kit.run(Command::AddOutside(4));
     assert_eq!(outside.outcome, Outcome::Outside);
-    assert_eq!(kit.run(outside.into_continuation()).into_reply(), 7);
+    let added = outside.into_continuations().remove(0);
+    assert_eq!(kit.run(added).into_reply(), 7);
     kit.restart();
     assert_eq!(
         ran.load(Ordering::Relaxed),
