@@ -9,7 +9,8 @@
 //!
 //! * Writing an entity: [`event_sourced`], [`effect`], [`codec`]; changing one whose
 //!   events are stored already: [`event_adapter`]; one without history: [`durable_state`];
-//!   messages that must arrive: [`delivery`].
+//!   messages that must arrive: [`delivery`]; following an entity from elsewhere:
+//!   [`view`].
 //! * The way of a command: [`command`] (what is sent), [`engine`] (who takes it),
 //!   `runtime/worker.rs` and `runtime/cell.rs` (who handles it),
 //!   `runtime/group_commit.rs` and [`journal`] (who stores it).
@@ -50,4 +51,5 @@ pub mod snapshot_store;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod view;
 pub mod writer;

@@ -19,3 +19,5 @@ mod outside;
 mod retention;
 #[path = "typed/stash.rs"]
 mod stash;
+#[path = "typed/view.rs"]
+mod view;

@@ -141,14 +141,6 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         self.definition.entity.apply(&mut self.state, event);
     }
 
-    fn replay_one(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
-        let decoded = decode_guarded::<E, E::Event>(bytes)?;
-        let apply = || self.definition.entity.apply(&mut self.state, decoded);
-        guard(apply).map_err(|error| CodecError {
-            message: format!("applying the event failed: {error}"),
-        })
-    }
-
     fn accept(
         &mut self,
         events: Events<E::Event>,
@@ -200,18 +192,10 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
     }
 
     fn replay(&mut self, event: &StoredEvent) -> Result<(), CodecError> {
-        let adapters = &self.definition.adapters;
-        let adapted = guard(|| adapters.read_back(&event.payload))
-            .map_err(|error| error.to_string())
-            .and_then(|adapted| adapted.map_err(|error| error.to_string()))
-            .map_err(|message| CodecError { message })?;
-        match adapted {
-            None => {
-                check_codec::<E, E::Event>(event.payload.codec)?;
-                self.replay_one(&event.payload.bytes)
-            }
-            Some(events) => events.iter().try_for_each(|bytes| self.replay_one(bytes)),
-        }
+        let Definition { entity, adapters } = &*self.definition;
+        for_each_event::<E>(adapters, &event.payload, |event| {
+            entity.apply(&mut self.state, event);
+        })
     }
 
     fn handle(&mut self, command: &Payload, at: SequenceNr) -> Handled {
@@ -323,6 +307,31 @@ impl<E: EventSourced> Outside<E> {
     }
 }
 
+/// Calls `apply` with each of the events that a stored one stands for.
+pub(crate) fn for_each_event<E: EventSourced>(
+    adapters: &EventAdapters<E::Event>,
+    stored: &Payload,
+    mut apply: impl FnMut(E::Event),
+) -> Result<(), CodecError> {
+    let mut apply_one = |bytes: &[u8]| {
+        let event = decode_guarded::<E, E::Event>(bytes)?;
+        guard(|| apply(event)).map_err(|error| CodecError {
+            message: format!("applying the event failed: {error}"),
+        })
+    };
+    let adapted = guard(|| adapters.read_back(stored))
+        .map_err(|error| error.to_string())
+        .and_then(|adapted| adapted.map_err(|error| error.to_string()))
+        .map_err(|message| CodecError { message })?;
+    match adapted {
+        None => {
+            check_codec::<E, E::Event>(stored.codec)?;
+            apply_one(&stored.bytes)
+        }
+        Some(events) => events.iter().try_for_each(|bytes| apply_one(bytes)),
+    }
+}
+
 fn check_codec<E: EventSourced, T>(codec: CodecId) -> Result<(), CodecError>
 where
     E::Codec: Codec<T>,
@@ -350,7 +359,7 @@ where
 
 /// Runs the user's code; a panic becomes an error. What the closure left behind
 /// is thrown away by every caller, so unwind safety needs no proof by types.
-fn guard<T>(run: impl FnOnce() -> T) -> Result<T, CommandError> {
+pub(crate) fn guard<T>(run: impl FnOnce() -> T) -> Result<T, CommandError> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| CommandError::Panicked {
         message: panic_message(&*panic).to_owned(),
         applied: Applied::No,
