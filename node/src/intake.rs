@@ -92,7 +92,12 @@ impl Intake {
         deadline: Option<Deadline>,
     ) -> Answer {
         let started = Instant::now();
-        let span = tracing::debug_span!("command", entity = %persistence_id);
+        let span = tracing::debug_span!(
+            "command",
+            entity = %persistence_id,
+            shard = %self.region.shard_of(&persistence_id),
+            command = request.command_id().map(tracing::field::display),
+        );
         let asked = self.ask(persistence_id, request, deadline);
         let answer = asked.instrument(span).await;
         served.metrics.answered(&answer, started.elapsed());

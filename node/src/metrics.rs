@@ -133,7 +133,7 @@ fn describe() {
     describe_histogram!(
         "perennial_stash_depth",
         Unit::Count,
-        "Commands found waiting when one more had to wait."
+        "Commands found waiting when their entity was run."
     );
 }
 

@@ -37,6 +37,10 @@ impl EventSourced for Slow {
 
     fn handle(&self, (): &(), millis: u64) -> Effect<Self> {
         self.0.send_modify(|begun| *begun += 1);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a handler that blocks is the subject"
+        )]
         std::thread::sleep(Duration::from_millis(millis));
         Effect::persist(()).then_reply(|&()| ())
     }

@@ -1,28 +1,77 @@
 //! What the engine asks of an entity in memory, whatever its types are.
 //!
-//! A behavior holds one entity's state and moves bytes in and out of it. It is
-//! synchronous and does no I/O. Next: `event_sourced/behavior.rs` implements it
-//! for the everyday level.
+//! An [`Incarnation`] holds one entity's state and moves bytes in and out of it. It
+//! is synchronous and does no I/O. There are two kinds, one for each level of the
+//! API: `event_sourced/behavior.rs` and `actor/behavior.rs` implement them.
 
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use futures::future::BoxFuture;
 
+use crate::actor::{Asked, Recovery, Refusal, StorageReport};
 use crate::codec::CodecError;
-use crate::command_error::CommandError;
-use crate::journal::{NewEvent, StoredEvent};
+use crate::command::{CommandId, Metadata, ReplyTo};
+use crate::command_error::{Applied, CommandError};
+use crate::journal::{AtomicWrite, NewEvent, StoredEvent};
 use crate::payload::Payload;
 use crate::persisting::Commands;
 use crate::sequence_nr::SequenceNr;
+use crate::snapshot_store::Snapshot;
 
-/// One incarnation's state, behind erased types.
-pub(crate) trait Behavior: Send {
+/// One incarnation of an entity.
+pub(crate) enum Incarnation {
+    /// Handles commands in rounds, on a tentative state.
+    EventSourced(Box<dyn Behavior>),
+    /// Handles commands in turns, with callbacks.
+    Actor(Box<dyn ActorBehavior>),
+}
+
+/// What every incarnation can do: be recovered, and show its state.
+pub(crate) trait Recoverable: Send {
     /// Replaces the state with a snapshot's. An error leaves the state as it was.
-    fn offer_snapshot(&mut self, snapshot: &Payload) -> Result<(), CodecError>;
+    fn offer_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), CodecError>;
 
     /// Folds a stored event into the state.
     fn replay(&mut self, event: &StoredEvent) -> Result<(), CodecError>;
 
+    /// The state, encoded.
+    fn encode_state(&self) -> Result<Payload, CommandError>;
+}
+
+impl Incarnation {
+    pub(crate) fn recoverable(&mut self) -> &mut dyn Recoverable {
+        match self {
+            Self::EventSourced(behavior) => &mut **behavior,
+            Self::Actor(actor) => &mut **actor,
+        }
+    }
+
+    pub(crate) fn encode_state(&self) -> Result<Payload, CommandError> {
+        match self {
+            Self::EventSourced(behavior) => behavior.encode_state(),
+            Self::Actor(actor) => actor.encode_state(),
+        }
+    }
+
+    /// It is about to live; says what its recovery reads.
+    pub(crate) fn begin(&mut self) -> Recovery {
+        match self {
+            Self::EventSourced(_) => Recovery::default(),
+            Self::Actor(actor) => actor.begin(),
+        }
+    }
+
+    /// Its recovery failed.
+    pub(crate) fn recovery_failed(&mut self, cause: &CommandError) {
+        if let Self::Actor(actor) = self {
+            actor.recovery_failed(cause);
+        }
+    }
+}
+
+/// An incarnation that handles commands in rounds.
+pub(crate) trait Behavior: Recoverable {
     /// Handles a command on the present, perhaps tentative, state, which is that at
     /// number `at`. When events come of it they are applied to the state before this
     /// returns.
@@ -36,9 +85,6 @@ pub(crate) trait Behavior: Send {
 
     /// Starts work outside on the present state. An error is a panic of that.
     fn start_outside(&self, work: OutsideWork) -> Result<OutsideFuture, CommandError>;
-
-    /// The state, encoded.
-    fn encode_state(&self) -> Result<Payload, CodecError>;
 }
 
 /// What a command led to.
@@ -91,4 +137,99 @@ pub(crate) struct OutsideWork {
     pub(crate) start: StartOutside,
     /// What the entity's other commands do meanwhile.
     pub(crate) commands: Commands,
+}
+
+/// An incarnation that handles commands in turns and answers them itself. An error
+/// is the message of a panic, after which it may only be asked to settle and to end.
+pub(crate) trait ActorBehavior: Recoverable {
+    /// As [`Incarnation::begin`].
+    fn begin(&mut self) -> Recovery;
+
+    /// As [`Incarnation::recovery_failed`].
+    fn recovery_failed(&mut self, cause: &CommandError);
+
+    /// Its past is complete, and new events are numbered after this one.
+    fn recovered(&mut self, highest: SequenceNr) -> Result<(), String>;
+
+    /// Handles a command. When it is put aside its place for an answer comes back.
+    fn receive(&mut self, command: ActorCommand<'_>) -> Result<Option<ReplyTo>, String>;
+
+    /// Hears what became of a request to the storage.
+    fn signal(&mut self, report: StorageReport) -> Result<(), String>;
+
+    /// Runs the next callback, if one is due.
+    fn run_due(&mut self) -> Result<bool, String>;
+
+    /// The writes to send now, and the number of the first event.
+    fn next_batch(&mut self) -> Option<(SequenceNr, Vec<AtomicWrite>)>;
+
+    /// The first `writes` of the batch that is out are stored.
+    fn stored(&mut self, writes: usize);
+
+    /// The next `writes` are certainly not; those given back go out again.
+    fn refused(&mut self, writes: usize, refusal: Refusal, given_back: Vec<AtomicWrite>);
+
+    /// The rest of the batch that is out has no known outcome, or failed for good:
+    /// the hook runs for its events. `undecided` says which.
+    fn persist_failed(&mut self, cause: &CommandError, undecided: bool);
+
+    /// After a panic: marks what is settled without running any callback.
+    fn settle(&mut self);
+
+    /// After a panic: gives up what is not sent.
+    fn abort_unsent(&mut self);
+
+    /// It will end soon: what commands are told that had no effect and no answer.
+    fn end(&mut self, fate: CommandError);
+
+    /// What it asked for since this was last called.
+    fn take_asked(&mut self) -> Asked;
+
+    /// What is pending.
+    fn status(&self) -> ActorStatus;
+}
+
+/// A command for an actor.
+pub(crate) struct ActorCommand<'a> {
+    pub(crate) payload: &'a Payload,
+    pub(crate) command_id: Option<CommandId>,
+    pub(crate) metadata: Metadata,
+    pub(crate) reply_to: ReplyTo,
+}
+
+/// What an actor has pending.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ActorStatus {
+    /// A callback is pending for which commands wait.
+    pub(crate) stashing: bool,
+    /// A batch is out.
+    pub(crate) writing: bool,
+    /// Callbacks pending, for which commands wait or not.
+    pub(crate) pending: usize,
+    /// The last event issued.
+    pub(crate) issued: SequenceNr,
+    /// The last event whose callback has begun.
+    pub(crate) applied: SequenceNr,
+}
+
+/// Runs the user's code; a panic becomes its message. What the closure left behind
+/// is thrown away by every caller, so unwind safety needs no proof by types.
+pub(crate) fn guard<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_message(&*panic).to_owned())
+}
+
+/// The error for a panic before anything was stored.
+pub(crate) fn panicked(message: String) -> CommandError {
+    CommandError::Panicked {
+        message,
+        applied: Applied::No,
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }

@@ -89,6 +89,17 @@ pub enum Request {
     State,
 }
 
+impl Request {
+    /// The client's id for the command, if it has one.
+    #[must_use]
+    pub fn command_id(&self) -> Option<&CommandId> {
+        match self {
+            Self::Command { command_id, .. } => command_id.as_ref(),
+            Self::State => None,
+        }
+    }
+}
+
 /// One request under way, with the place its answer goes.
 #[derive(Debug)]
 pub struct Envelope {

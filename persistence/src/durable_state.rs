@@ -7,7 +7,8 @@
 //! [`EventSourced`]: the same engine, the same effects after the commit, the same
 //! requests. What there is not:
 //!
-//! * past states, and events for readers;
+//! * past states, and stored events for readers (a [`publication`](crate::publication) has
+//!   each change, as an event that holds the whole state);
 //! * retries that have one effect: command ids are stored with events. A client that must
 //!   not repeat a change gives the sequence number it expects, which is the revision.
 //!

@@ -19,6 +19,7 @@ use crate::command::{Answer, Envelope};
 use crate::durable_state::routing::route;
 use crate::entity_types::EntityTypes;
 use crate::persistence_id::PersistenceId;
+use crate::publication::{Publication, Subscription};
 use crate::replay_filter::ReplayFilterSettings;
 use crate::retention::RetentionSettings;
 use crate::runtime::group_commit::GroupCommit;
@@ -64,6 +65,8 @@ pub struct EngineSettings {
     pub max_payload: usize,
     /// Requests waiting for one worker.
     pub queue_capacity: usize,
+    /// Stored events kept for subscribers that lag behind.
+    pub publication_capacity: usize,
     /// Seeds writer uuids (together with the session) and back-off; `None` draws
     /// from the operating system.
     pub seed: Option<u64>,
@@ -85,6 +88,7 @@ impl Default for EngineSettings {
             active_entity_limit: 100_000,
             max_payload: 1024 * 1024,
             queue_capacity: 20_000,
+            publication_capacity: 4096,
             seed: None,
         }
     }
@@ -144,6 +148,7 @@ pub(crate) struct Shared {
     pub(crate) commit: GroupCommit,
     pub(crate) recoveries: RecoveryDriver,
     pub(crate) snapshots: SnapshotWriter,
+    publication: Publication,
     workers: Arc<[WorkerHandle]>,
     fenced: watch::Sender<bool>,
 }
@@ -216,7 +221,14 @@ impl EntityEngine {
         tasks.services.spawn(Arc::clone(&journal).probe());
         let storage = Storage { journal, ..storage };
         let commit = GroupCommit::new(storage.journal.lanes());
-        commit.start(&storage.journal, session, &workers, &mut tasks.services);
+        let publication = Publication::new(settings.publication_capacity);
+        commit.start(
+            &storage.journal,
+            session,
+            &publication,
+            &workers,
+            &mut tasks.services,
+        );
         let recoveries = RecoveryDriver::start(&storage, &settings, &mut tasks.services);
         let snapshots = SnapshotWriter::new(&storage);
         let shared = Arc::new(Shared {
@@ -228,6 +240,7 @@ impl EntityEngine {
             commit,
             recoveries,
             snapshots,
+            publication,
             workers,
             fenced: watch::Sender::new(false),
             settings: Arc::clone(&settings),
@@ -279,6 +292,12 @@ impl EntityEngine {
     /// Commands that arrive meanwhile are kept and bring it back.
     pub async fn passivate(&self, shard: ShardNr, persistence_id: &PersistenceId) {
         self.worker(shard).passivate(persistence_id.clone()).await;
+    }
+
+    /// Events of all entities of this engine, as they are stored from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        self.shared.publication.subscribe()
     }
 
     /// Entities in memory.

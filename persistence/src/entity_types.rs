@@ -1,19 +1,21 @@
 //! The entity types a node can run, by name.
 //!
 //! Filled once when a node is built, then shared by all workers. Next:
-//! `event_sourced.rs`, what a user registers.
+//! `event_sourced.rs` and `actor.rs`, what a user registers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::behavior::Behavior;
+use crate::actor::PersistentActor;
+use crate::actor::behavior::ActorIncarnation;
+use crate::behavior::{Incarnation, guard, panicked};
 use crate::codec::Codec;
 use crate::command_error::CommandError;
 use crate::durable_state::{Durable, DurableState};
 use crate::event_sourced::EventSourced;
 use crate::event_sourced::behavior::{Definition, EventSourcedBehavior};
 use crate::payload::CodecId;
-use crate::persistence_id::InvalidPersistenceId;
+use crate::persistence_id::{InvalidPersistenceId, PersistenceId, check_entity_type};
 use crate::retention::{InvalidRetentionSettings, RetentionSettings};
 
 /// The entity types a node can run, by name.
@@ -57,21 +59,31 @@ pub enum RegistrationError {
 pub(crate) trait EntityFactory: Send + Sync + 'static {
     /// A fresh incarnation in its initial state. Events, replies and states larger
     /// than `max_payload` bytes are refused. Fails when its code panics.
-    fn incarnate(&self, max_payload: usize) -> Result<Box<dyn Behavior>, CommandError>;
+    fn incarnate(
+        &self,
+        persistence_id: &PersistenceId,
+        max_payload: usize,
+    ) -> Result<Incarnation, CommandError>;
 
     /// What commands are encoded with.
     fn command_codec(&self) -> CodecId;
 
     /// When snapshots are taken, if not as the node's settings say.
-    fn retention(&self) -> Option<RetentionSettings>;
+    fn retention(&self) -> Option<RetentionSettings> {
+        None
+    }
 }
 
 struct EventSourcedFactory<E: EventSourced>(Arc<Definition<E>>);
 
 impl<E: EventSourced> EntityFactory for EventSourcedFactory<E> {
-    fn incarnate(&self, max_payload: usize) -> Result<Box<dyn Behavior>, CommandError> {
+    fn incarnate(
+        &self,
+        _: &PersistenceId,
+        max_payload: usize,
+    ) -> Result<Incarnation, CommandError> {
         let behavior = EventSourcedBehavior::new(Arc::clone(&self.0), max_payload)?;
-        Ok(Box::new(behavior))
+        Ok(Incarnation::EventSourced(Box::new(behavior)))
     }
 
     fn command_codec(&self) -> CodecId {
@@ -80,6 +92,34 @@ impl<E: EventSourced> EntityFactory for EventSourcedFactory<E> {
 
     fn retention(&self) -> Option<RetentionSettings> {
         E::retention()
+    }
+}
+
+struct ActorFactory<F>(F);
+
+impl<A, F> EntityFactory for ActorFactory<F>
+where
+    A: PersistentActor,
+    F: Fn(&str) -> A + Send + Sync + 'static,
+{
+    fn incarnate(
+        &self,
+        persistence_id: &PersistenceId,
+        max_payload: usize,
+    ) -> Result<Incarnation, CommandError> {
+        let made = guard(|| {
+            let actor = (self.0)(persistence_id.entity_id());
+            let recovery = actor.recovery();
+            (actor, recovery)
+        });
+        let (actor, recovery) = made.map_err(panicked)?;
+        let id = persistence_id.clone();
+        let incarnation = ActorIncarnation::new(actor, recovery, id, max_payload);
+        Ok(Incarnation::Actor(Box::new(incarnation)))
+    }
+
+    fn command_codec(&self) -> CodecId {
+        <A::Codec as Codec<A::Command>>::ID
     }
 }
 
@@ -97,10 +137,33 @@ impl EntityTypes {
     /// adapters contradict each other.
     pub fn register<E: EventSourced>(&mut self, definition: E) -> Result<(), RegistrationError> {
         let factory = EventSourcedFactory(Arc::new(Definition::new(definition)?));
-        if self.types.contains_key(E::ENTITY_TYPE) {
-            return Err(RegistrationError::Twice(E::ENTITY_TYPE));
+        self.insert(E::ENTITY_TYPE, Arc::new(factory))
+    }
+
+    /// Adds a type of persistent actors: `name` as
+    /// [`EventSourced::ENTITY_TYPE`], and what makes an incarnation of the entity
+    /// with an id, in its initial state.
+    ///
+    /// # Errors
+    /// [`RegistrationError`] when the name is malformed or taken.
+    pub fn register_actor<A: PersistentActor>(
+        &mut self,
+        name: &'static str,
+        make: impl Fn(&str) -> A + Send + Sync + 'static,
+    ) -> Result<(), RegistrationError> {
+        self.insert(name, Arc::new(ActorFactory(make)))
+    }
+
+    fn insert(
+        &mut self,
+        name: &'static str,
+        factory: Arc<dyn EntityFactory>,
+    ) -> Result<(), RegistrationError> {
+        check_entity_type(name)?;
+        if self.types.contains_key(name) {
+            return Err(RegistrationError::Twice(name));
         }
-        self.types.insert(E::ENTITY_TYPE, Arc::new(factory));
+        self.types.insert(name, factory);
         Ok(())
     }
 

@@ -7,10 +7,10 @@
 //!
 //! Where to read:
 //!
-//! * Writing an entity: [`event_sourced`], [`effect`], [`codec`]; changing one whose
-//!   events are stored already: [`event_adapter`]; one without history: [`durable_state`];
-//!   messages that must arrive: [`delivery`]; following an entity from elsewhere:
-//!   [`view`].
+//! * Writing an entity: [`event_sourced`], [`effect`], [`codec`]; with callbacks,
+//!   [`actor`]; without history, [`durable_state`]. Changing one whose events are
+//!   stored already: [`event_adapter`]. Messages that must arrive: [`delivery`].
+//! * Hearing of stored events: [`publication`]; following one entity: [`view`].
 //! * The way of a command: [`command`] (what is sent), [`engine`] (who takes it),
 //!   `runtime/worker.rs` and `runtime/cell.rs` (who handles it),
 //!   `runtime/group_commit.rs` and [`journal`] (who stores it).
@@ -18,8 +18,9 @@
 //!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
 //!   [`command_id_cache`].
 //! * Storage: [`journal`], [`snapshot_store`], [`durable_state_store`], [`registry`],
-//!   together a [`storage`].
+//!   [`global_order`], together a [`storage`].
 
+pub mod actor;
 pub mod backoff;
 mod behavior;
 pub mod circuit_breaker;
@@ -35,11 +36,13 @@ pub mod engine;
 pub mod entity_types;
 pub mod event_adapter;
 pub mod event_sourced;
+pub mod global_order;
 pub mod idle_order;
 pub mod journal;
 pub mod payload;
 pub mod persistence_id;
 pub mod persisting;
+pub mod publication;
 pub mod recovery_permits;
 pub mod registry;
 pub(crate) mod replay;

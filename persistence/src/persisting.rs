@@ -7,10 +7,13 @@
 //!   nothing and keeps its place in that order; with nothing pending it runs at
 //!   once.
 //! * While a *stashing* handler is pending, commands wait.
+//! * A write that is refused for certain keeps its place in that order, and takes
+//!   no later write along.
 //!
 //! It knows nothing of entities, events or journals: a write `W` and a handler
 //! `H` are whatever the caller makes of them. Next: `runtime/cell.rs`, which
-//! feeds it.
+//! feeds it with rounds of commands, and `actor/machine.rs`, which feeds it with
+//! what a persistent actor issues.
 
 use std::collections::VecDeque;
 
@@ -27,8 +30,19 @@ pub enum Commands {
 struct Pending<H> {
     handler: H,
     commands: Commands,
-    /// How many writes have to be stored before the handler may run.
+    /// How many writes have to be settled before the handler may run.
     after_writes: u64,
+    /// It belongs to the last of those writes; else it is deferred behind it.
+    of_write: bool,
+}
+
+/// What became of the write a handler belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It is stored; deferred handlers, which write nothing, see this too.
+    Stored,
+    /// It is certainly not stored.
+    Refused,
 }
 
 /// Pending writes and handlers of one entity. See the module's text.
@@ -37,12 +51,16 @@ pub struct Persisting<W, H> {
     pending: VecDeque<Pending<H>>,
     /// Pending handlers, and those running now, for which commands wait.
     stashing: usize,
+    /// A handler was taken and is not reported finished: it counts as pending.
+    running: bool,
     /// Issued, not yet sent.
     unsent: Vec<W>,
-    /// Counts of writes since the beginning: issued ≥ sent ≥ stored.
+    /// Counts of writes since the beginning: issued ≥ sent ≥ settled.
     issued: u64,
     sent: u64,
-    stored: u64,
+    settled: u64,
+    /// Which of the settled writes with pending handlers were refused.
+    refused: VecDeque<u64>,
 }
 
 /// A handler whose turn has come. Give it back to [`Persisting::finished`] as
@@ -53,6 +71,8 @@ pub struct Due<H> {
     pub handler: H,
     /// As issued.
     pub commands: Commands,
+    /// What became of its write.
+    pub settled: Settled,
 }
 
 impl<W, H> Default for Persisting<W, H> {
@@ -60,10 +80,12 @@ impl<W, H> Default for Persisting<W, H> {
         Self {
             pending: VecDeque::new(),
             stashing: 0,
+            running: false,
             unsent: Vec::new(),
             issued: 0,
             sent: 0,
-            stored: 0,
+            settled: 0,
+            refused: VecDeque::new(),
         }
     }
 }
@@ -74,21 +96,34 @@ impl<W, H> Persisting<W, H> {
         self.unsent.push(write);
         self.issued += 1;
         for handler in handlers {
-            self.push(handler, commands);
+            self.push(handler, commands, true);
         }
     }
 
-    /// Issues a handler that writes nothing. With nothing pending it is returned,
-    /// to be run at once; [`Persisting::finished`] is not called for it.
+    /// Issues a handler that writes nothing. With nothing pending, and no handler
+    /// running, it is returned, to be run at once; [`Persisting::finished`] is not
+    /// called for it.
     pub fn defer(&mut self, handler: H, commands: Commands) -> Option<H> {
-        if self.pending.is_empty() {
+        if self.runs_inline() {
             return Some(handler);
         }
-        self.push(handler, commands);
+        self.push(handler, commands, false);
         None
     }
 
-    fn push(&mut self, handler: H, commands: Commands) {
+    /// Whether what is deferred now runs at once.
+    #[must_use]
+    pub fn runs_inline(&self) -> bool {
+        self.pending.is_empty() && !self.running
+    }
+
+    /// As [`Persisting::defer`], but with nothing pending it is the next due
+    /// handler.
+    pub fn queue(&mut self, handler: H, commands: Commands) {
+        self.push(handler, commands, false);
+    }
+
+    fn push(&mut self, handler: H, commands: Commands, of_write: bool) {
         if commands == Commands::Wait {
             self.stashing += 1;
         }
@@ -96,6 +131,7 @@ impl<W, H> Persisting<W, H> {
             handler,
             commands,
             after_writes: self.issued,
+            of_write,
         });
     }
 
@@ -116,29 +152,73 @@ impl<W, H> Persisting<W, H> {
     /// When more are reported than are out: it would release handlers of writes
     /// that are not durable (I-4).
     pub fn stored(&mut self, writes: usize) {
-        self.stored += writes as u64;
+        self.settled += writes as u64;
         assert!(
-            self.stored <= self.sent,
-            "I-4: {} writes reported stored, {} sent",
-            self.stored,
+            self.settled <= self.sent,
+            "I-4: {} writes reported settled, {} sent",
+            self.settled,
             self.sent
         );
     }
 
+    /// After [`Persisting::stored`]: the next `writes` of the batch that is out are
+    /// certainly not stored.
+    ///
+    /// # Panics
+    /// As [`Persisting::stored`].
+    pub fn refused(&mut self, writes: usize) {
+        let first = self.settled + 1;
+        self.stored(writes);
+        self.refused.extend(first..=self.settled);
+    }
+
+    /// The rest of the batch that is out is certainly not stored either, but for no
+    /// reason of its own: it goes out again, before all that was issued since.
+    ///
+    /// # Panics
+    /// When it is not exactly the rest of the batch.
+    pub fn give_back(&mut self, mut writes: Vec<W>) {
+        assert_eq!(
+            self.settled + writes.len() as u64,
+            self.sent,
+            "I-5: a write is lost"
+        );
+        self.sent = self.settled;
+        writes.append(&mut self.unsent);
+        self.unsent = writes;
+    }
+
     /// The next handler whose turn has come.
     pub fn next_due(&mut self) -> Option<Due<H>> {
-        if self.pending.front()?.after_writes > self.stored {
+        if self.pending.front()?.after_writes > self.settled {
             return None;
         }
         let Pending {
-            handler, commands, ..
+            handler,
+            commands,
+            after_writes,
+            of_write,
         } = self.pending.pop_front()?;
-        Some(Due { handler, commands })
+        while self.refused.front().is_some_and(|&nr| nr < after_writes) {
+            self.refused.pop_front();
+        }
+        let refused = of_write && self.refused.front() == Some(&after_writes);
+        self.running = true;
+        Some(Due {
+            handler,
+            commands,
+            settled: if refused {
+                Settled::Refused
+            } else {
+                Settled::Stored
+            },
+        })
     }
 
     /// A handler taken from [`Persisting::next_due`] has run; writes that it
     /// issued are pending already, so commands go on waiting for them.
     pub fn finished(&mut self, commands: Commands) {
+        self.running = false;
         if commands == Commands::Wait {
             self.stashing -= 1;
         }
@@ -150,6 +230,30 @@ impl<W, H> Persisting<W, H> {
         pending.into_iter().map(|pending| pending.handler).collect()
     }
 
+    /// Gives up what is not sent yet, with its handlers: the entity stops when the
+    /// outcome of the batch that is out is known.
+    pub fn abort_unsent(&mut self) {
+        let kept = self
+            .pending
+            .partition_point(|pending| pending.after_writes <= self.sent);
+        for dropped in self.pending.drain(kept..) {
+            self.stashing -= usize::from(dropped.commands == Commands::Wait);
+        }
+        self.unsent.clear();
+        self.issued = self.sent;
+    }
+
+    /// Takes the handlers of the batch that is out, whose outcome will never be
+    /// known, in order; [`Persisting::abort`] gives the others.
+    pub fn abort_sent(&mut self) -> Vec<H> {
+        let out = self
+            .pending
+            .partition_point(|pending| pending.after_writes <= self.sent);
+        let out = self.pending.drain(..out);
+        let out = out.filter(|pending| pending.of_write);
+        out.map(|pending| pending.handler).collect()
+    }
+
     /// Whether commands have to wait.
     #[must_use]
     pub fn is_stashing(&self) -> bool {
@@ -159,7 +263,7 @@ impl<W, H> Persisting<W, H> {
     /// Whether a batch is out.
     #[must_use]
     pub fn is_writing(&self) -> bool {
-        self.sent > self.stored
+        self.sent > self.settled
     }
 
     /// Whether nothing is pending.
@@ -173,100 +277,14 @@ impl<W, H> Persisting<W, H> {
     pub fn unsent_len(&self) -> usize {
         self.unsent.len()
     }
+
+    /// How many handlers are pending.
+    #[must_use]
+    pub fn pending_len(&self) -> usize {
+        self.pending.len()
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    type Machine = Persisting<&'static str, &'static str>;
-
-    fn run_due(machine: &mut Machine) -> Vec<&'static str> {
-        let mut ran = Vec::new();
-        while let Some(due) = machine.next_due() {
-            ran.push(due.handler);
-            machine.finished(due.commands);
-        }
-        ran
-    }
-
-    /// 5.5 case 1: what is issued while a write is out goes out after it.
-    #[test]
-    fn one_batch_is_out_at_a_time() {
-        let mut machine = Machine::default();
-        machine.persist("a-1", ["h1"], Commands::GoOn);
-        assert_eq!(machine.next_batch(), Some(vec!["a-1"]));
-        machine.persist("a-2", ["h2"], Commands::GoOn);
-        machine.persist("a-3", ["h3"], Commands::GoOn);
-        assert_eq!(machine.next_batch(), None);
-        machine.stored(1);
-        assert_eq!(run_due(&mut machine), ["h1"]);
-        assert_eq!(machine.next_batch(), Some(vec!["a-2", "a-3"]));
-        machine.stored(2);
-        assert_eq!(run_due(&mut machine), ["h2", "h3"]);
-        assert!(machine.is_idle());
-    }
-
-    /// 5.5 case 3: persist 1 {persist 2} and persist 3 go out as [1, 3], then [2].
-    #[test]
-    fn nested_persists_form_the_next_batch() {
-        let mut machine = Machine::default();
-        machine.persist("1", ["h1"], Commands::Wait);
-        machine.persist("3", ["h3"], Commands::Wait);
-        assert_eq!(machine.next_batch(), Some(vec!["1", "3"]));
-        machine.stored(2);
-        let first = machine.next_due().unwrap();
-        machine.persist("2", ["h2"], Commands::Wait);
-        machine.finished(first.commands);
-        assert_eq!(run_due(&mut machine), ["h3"]);
-        assert!(
-            machine.is_stashing(),
-            "the nested persist extends the stashing"
-        );
-        assert_eq!(machine.next_batch(), Some(vec!["2"]));
-        machine.stored(1);
-        assert_eq!(run_due(&mut machine), ["h2"]);
-        assert!(!machine.is_stashing());
-    }
-
-    /// O18: defers keep their place between persists; the first runs inline.
-    #[test]
-    fn o18_defers_keep_their_place() {
-        let mut machine = Machine::default();
-        assert_eq!(machine.defer("d-1", Commands::Wait), Some("d-1"));
-        machine.persist("a-2", ["a-2"], Commands::Wait);
-        assert_eq!(machine.defer("d-3", Commands::Wait), None);
-        assert_eq!(machine.defer("d-4", Commands::GoOn), None);
-        assert_eq!(machine.next_batch(), Some(vec!["a-2"]));
-        assert_eq!(run_due(&mut machine), [""; 0]);
-        machine.stored(1);
-        assert_eq!(run_due(&mut machine), ["a-2", "d-3", "d-4"]);
-    }
-
-    /// O1: one atomic write of several events runs one handler for each.
-    #[test]
-    fn o1_persist_all_runs_a_handler_per_event() {
-        let mut machine = Machine::default();
-        machine.persist("b", ["b-1", "b-2"], Commands::Wait);
-        assert!(machine.is_stashing());
-        machine.next_batch();
-        machine.stored(1);
-        assert_eq!(run_due(&mut machine), ["b-1", "b-2"]);
-        assert!(!machine.is_stashing());
-    }
-
-    #[test]
-    fn a_partly_stored_batch_releases_its_stored_part_only() {
-        let mut machine = Machine::default();
-        machine.persist("1", ["h1"], Commands::GoOn);
-        machine.defer("read", Commands::GoOn);
-        machine.persist("2", ["h2"], Commands::GoOn);
-        machine.defer("late read", Commands::GoOn);
-        machine.next_batch();
-        machine.stored(1);
-        assert_eq!(run_due(&mut machine), ["h1", "read"]);
-        assert_eq!(machine.abort(), ["h2", "late read"]);
-        assert!(machine.is_idle());
-    }
-}
+mod persisting_test;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::durable_state_store::DurableStateStore;
+use crate::global_order::EventsInOrder;
 use crate::journal::Journal;
 use crate::registry::Registry;
 use crate::snapshot_store::SnapshotStore;
@@ -40,6 +41,8 @@ pub struct Storage {
     pub states: Arc<dyn DurableStateStore>,
     /// The book of nodes and sessions.
     pub registry: Arc<dyn Registry>,
+    /// All events, in one order.
+    pub order: Arc<dyn EventsInOrder>,
 }
 
 /// Connections and times. The defaults are those of the settings table in the
@@ -117,6 +120,18 @@ pub enum StorageError {
         /// What was being done.
         doing: &'static str,
         /// The driver's error.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The server's certificate does not prove that it is the one the URL names.
+    #[error(
+        "{url}: the server's certificate is not trusted: {source}; let sslrootcert= in the URL name the file with \
+         its authority's certificate, and connect by a name or address it is made out to"
+    )]
+    Untrusted {
+        /// Where, without a password.
+        url: String,
+        /// What is wrong with it.
         #[source]
         source: sqlx::Error,
     },

@@ -31,6 +31,7 @@ macro_rules! conformance_tests {
             perennial_persistence::snapshot_store_conformance_tests!(run);
             perennial_persistence::durable_state_store_conformance_tests!(run);
             perennial_persistence::registry_conformance_tests!(run);
+            perennial_persistence::global_order_conformance_tests!(run);
 
             fn run(case: impl AsyncFnOnce(&Storage)) {
                 super::$backend(case);

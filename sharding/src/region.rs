@@ -48,6 +48,12 @@ impl Region {
         }
     }
 
+    /// The shard of an entity.
+    #[must_use]
+    pub fn shard_of(&self, persistence_id: &PersistenceId) -> ShardNr {
+        shard_of(persistence_id, self.number_of_shards)
+    }
+
     /// Sends a request to its entity. Never waits; always answers.
     pub fn deliver(
         &self,
@@ -56,7 +62,7 @@ impl Region {
         deadline: Option<Instant>,
         reply_to: ReplyTo,
     ) {
-        let shard = shard_of(&persistence_id, self.number_of_shards);
+        let shard = self.shard_of(&persistence_id);
         self.engine.deliver(Envelope {
             persistence_id,
             shard,
@@ -90,7 +96,7 @@ impl Region {
 
     /// Where an entity lives and what it is doing.
     pub async fn describe(&self, persistence_id: &PersistenceId) -> EntityPlacement {
-        let shard = shard_of(persistence_id, self.number_of_shards);
+        let shard = self.shard_of(persistence_id);
         EntityPlacement {
             shard,
             epoch: ONLY_EPOCH,
@@ -100,7 +106,7 @@ impl Region {
 
     /// Takes an entity out of memory; returns when it has left or was not there.
     pub async fn passivate(&self, persistence_id: &PersistenceId) {
-        let shard = shard_of(persistence_id, self.number_of_shards);
+        let shard = self.shard_of(persistence_id);
         self.engine.passivate(shard, persistence_id).await;
     }
 }

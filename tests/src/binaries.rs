@@ -26,7 +26,7 @@ pub fn perennial() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Builds what [`perennial`] finds, for programs that cargo does not build it for.
+/// Builds what [`perennial()`] finds, for programs that cargo does not build it for.
 ///
 /// # Errors
 /// When it does not compile.

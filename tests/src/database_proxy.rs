@@ -15,6 +15,10 @@ use tokio::task::{AbortHandle, JoinSet};
 pub enum Link {
     /// It passes them on.
     Open,
+    /// It passes them on until a client sends these bytes, and is stalled then. So
+    /// what is stalled is certainly the statement that is meant, and not one by
+    /// which the client looked whether the link is alive.
+    StallsAt(&'static str),
     /// It keeps them, and connections stay: an answer never comes.
     Stalled,
     /// Every connection is closed, and new ones at once.
@@ -37,8 +41,8 @@ impl DatabaseProxy {
     pub async fn start(upstream: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let (link, state) = watch::channel(Link::Open);
-        let accepting = tokio::spawn(accept(listener, upstream, state)).abort_handle();
+        let link = watch::Sender::new(Link::Open);
+        let accepting = tokio::spawn(accept(listener, upstream, link.clone())).abort_handle();
         Ok(Self {
             address,
             link,
@@ -64,7 +68,7 @@ impl Drop for DatabaseProxy {
     }
 }
 
-async fn accept(listener: TcpListener, upstream: SocketAddr, link: watch::Receiver<Link>) {
+async fn accept(listener: TcpListener, upstream: SocketAddr, link: watch::Sender<Link>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         if *link.borrow() == Link::Cut {
@@ -75,14 +79,14 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, link: watch::Receiv
         };
         // Without this every small answer would wait for an acknowledgement.
         let _ = (client.set_nodelay(true), database.set_nodelay(true));
-        let mut cut = link.clone();
+        let mut cut = link.subscribe();
         let link = link.clone();
         connections.spawn(async move {
             let (client_reads, client_writes) = client.into_split();
             let (database_reads, database_writes) = database.into_split();
             tokio::select! {
                 _ = pump(client_reads, database_writes, link.clone()) => {}
-                _ = pump(database_reads, client_writes, link) => {}
+                _ = pump(database_reads, client_writes, link.clone()) => {}
                 _ = cut.wait_for(|link| *link == Link::Cut) => {}
             }
         });
@@ -94,15 +98,29 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, link: watch::Receiv
 async fn pump(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
-    mut link: watch::Receiver<Link>,
+    link: watch::Sender<Link>,
 ) -> Result<()> {
+    let mut state = link.subscribe();
     let mut bytes = vec![0; 16 * 1024];
     loop {
         let len = from.read(&mut bytes).await?;
         if len == 0 {
             return Ok(());
         }
-        link.wait_for(|link| *link == Link::Open).await?;
-        to.write_all(&bytes[..len]).await?;
+        let chunk = &bytes[..len];
+        link.send_if_modified(|link| match *link {
+            Link::StallsAt(mark) if contains(chunk, mark.as_bytes()) => {
+                *link = Link::Stalled;
+                true
+            }
+            _ => false,
+        });
+        let passes = |link: &Link| matches!(link, Link::Open | Link::StallsAt(_));
+        state.wait_for(passes).await?;
+        to.write_all(chunk).await?;
     }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }

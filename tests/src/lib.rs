@@ -5,7 +5,7 @@
 //! ([`cli`]), a plain client ([`client`]), databases ([`database`]) and what
 //! goes wrong between them ([`database_proxy`]), and the expected side computed
 //! without any code under test ([`flights_oracle`]). The measurements of the
-//! `perennial-bench` binary are in [`bench`].
+//! `perennial-bench` binary are in [`mod@bench`].
 
 pub mod bench;
 pub mod binaries;

@@ -22,7 +22,6 @@ CREATE TABLE perennial.events (
     -- the id and the reply a retry gets.
     reply_codec     smallint,
     persistence_id  text COLLATE "C" NOT NULL,
-    entity_type     text COLLATE "C" NOT NULL,
     manifest        text NOT NULL,
     payload         bytea NOT NULL,
     -- NULL, the usual case, takes no space.
@@ -40,7 +39,7 @@ CREATE UNIQUE INDEX events_command_id ON perennial.events (persistence_id, comma
     WHERE command_id IS NOT NULL;
 
 -- For readers of all events. Inserts go to its right edge.
-CREATE INDEX events_global_order ON perennial.events (tx, ordering);
+CREATE INDEX events_global_order ON perennial.events (tx);
 
 -- A row only for streams from which events were deleted: their highest number
 -- must not be forgotten with the events.

@@ -9,11 +9,11 @@ CREATE TABLE events (
     -- The global order. AUTOINCREMENT: a number is not given out again after its
     -- row was deleted, so a reader's position stays valid.
     ordering        INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- It begins with the entity type, up to "|"; types are ranges of it.
     persistence_id  TEXT NOT NULL,
     sequence_nr     INTEGER NOT NULL CHECK (sequence_nr > 0),
     writer_uuid     BLOB NOT NULL,
     shard           INTEGER NOT NULL,
-    entity_type     TEXT NOT NULL,
     codec           INTEGER NOT NULL,
     manifest        TEXT NOT NULL,
     payload         BLOB NOT NULL,

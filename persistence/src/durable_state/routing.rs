@@ -37,14 +37,12 @@ pub(crate) fn route(storage: Storage, types: BTreeSet<&'static str>) -> Storage 
     if types.is_empty() {
         return storage;
     }
-    let registry = Arc::clone(&storage.registry);
-    let states = Arc::clone(&storage.states);
+    let rest = storage.clone();
     let routing = Arc::new(Routing { storage, types });
     Storage {
         journal: routing.clone(),
         snapshots: routing,
-        states,
-        registry,
+        ..rest
     }
 }
 

@@ -60,7 +60,7 @@ fn failed(error: &sqlx::Error) -> StateWriteError {
     match Failure::of(error) {
         Failure::Poisoned => StateWriteError::Rejected { message },
         Failure::Undecided => StateWriteError::Unknown { message },
-        Failure::UniqueViolation | Failure::Contention | Failure::Refused => {
+        Failure::UniqueViolation | Failure::Contention | Failure::ReadOnly | Failure::Refused => {
             StateWriteError::Unavailable { message }
         }
     }

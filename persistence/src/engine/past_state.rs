@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use crate::behavior::Behavior;
+use crate::behavior::Recoverable;
 use crate::command::{Answer, Reply};
-use crate::command_error::{Applied, CommandError};
+use crate::command_error::CommandError;
 use crate::journal::{JournalError, StreamBounds};
 use crate::persistence_id::PersistenceId;
 use crate::replay::{Replay, ReplayDamage};
@@ -30,7 +30,7 @@ pub(super) async fn state_at(shared: &Shared, id: &PersistenceId, nr: SequenceNr
             highest: bounds.highest,
         });
     }
-    let mut behavior = factory.incarnate(shared.settings.max_payload)?;
+    let mut incarnation = factory.incarnate(id, shared.settings.max_payload)?;
     let mut criteria = SnapshotCriteria::up_to(nr);
     let mut reached = SequenceNr::ZERO;
     while let Some(snapshot) = shared
@@ -40,7 +40,7 @@ pub(super) async fn state_at(shared: &Shared, id: &PersistenceId, nr: SequenceNr
         .await
         .map_err(unreadable)?
     {
-        if behavior.offer_snapshot(&snapshot.payload).is_ok() {
+        if incarnation.recoverable().offer_snapshot(&snapshot).is_ok() {
             reached = snapshot.sequence_nr;
             break;
         }
@@ -51,7 +51,7 @@ pub(super) async fn state_at(shared: &Shared, id: &PersistenceId, nr: SequenceNr
             deleted_to: bounds.deleted_to,
         });
     }
-    match replay(shared, id, &mut *behavior, reached, bounds, nr).await {
+    match replay(shared, id, incarnation.recoverable(), reached, bounds, nr).await {
         Ok(()) => {}
         // Perhaps it was deleted while it was read.
         Err(error) => {
@@ -65,24 +65,18 @@ pub(super) async fn state_at(shared: &Shared, id: &PersistenceId, nr: SequenceNr
             });
         }
     }
-    match behavior.encode_state() {
-        Ok(payload) => Ok(Reply {
-            payload,
-            sequence_nr: nr,
-            duplicate: false,
-        }),
-        Err(error) => Err(CommandError::Panicked {
-            message: format!("its state cannot be encoded: {error}"),
-            applied: Applied::No,
-        }),
-    }
+    Ok(Reply {
+        payload: incarnation.encode_state()?,
+        sequence_nr: nr,
+        duplicate: false,
+    })
 }
 
 /// Folds the events after `reached` up to `nr` into the state.
 async fn replay(
     shared: &Shared,
     id: &PersistenceId,
-    behavior: &mut dyn Behavior,
+    entity: &mut dyn Recoverable,
     reached: SequenceNr,
     bounds: StreamBounds,
     nr: SequenceNr,
@@ -98,7 +92,7 @@ async fn replay(
         issues.clear();
         let events = replay.take_page(stored, &mut issues).map_err(damaged)?;
         for event in events {
-            behavior.replay(&event).map_err(|error| {
+            entity.replay(&event).map_err(|error| {
                 not_recovered(format!(
                     "{id}: event {} (manifest {:?}, codec {}) cannot be replayed: {error}",
                     event.sequence_nr, event.payload.manifest, event.payload.codec

@@ -5,19 +5,18 @@
 //! the tentative state, so that it can be stored with the events (I-8). Panics
 //! of the user's code stop here.
 
-use std::any::Any;
 use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
 
 use crate::behavior::{
-    After, AfterEffects, Behavior, Handled, OutsideFuture, OutsideWork, SideEffect,
+    After, AfterEffects, Behavior, Handled, OutsideFuture, OutsideWork, Recoverable, SideEffect,
+    guard, panicked,
 };
 use crate::codec::{self, Codec, CodecError};
-use crate::command_error::{Applied, CommandError};
+use crate::command_error::CommandError;
 use crate::durable_state::DELETED_MANIFEST;
 use crate::effect::{Decision, Events, Outside, ReplyWith, RunWith, Then};
 use crate::entity_types::RegistrationError;
@@ -28,6 +27,7 @@ use crate::payload::{CodecId, Payload};
 use crate::persistence_id::check_entity_type;
 use crate::retention::RetentionSettings;
 use crate::sequence_nr::SequenceNr;
+use crate::snapshot_store::Snapshot;
 
 /// What all entities of a type share.
 pub(crate) struct Definition<E: EventSourced> {
@@ -77,7 +77,7 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
     ) -> Result<Self, CommandError> {
         Ok(Self {
             definition,
-            state: guard(E::State::default)?,
+            state: guard(E::State::default).map_err(panicked)?,
             max_payload,
         })
     }
@@ -115,11 +115,10 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
             None => Bytes::new(),
             Some(make_reply) => {
                 let encoded =
-                    guard(|| <E::Codec as Codec<E::Reply>>::encode(&make_reply(&self.state)))?;
-                encoded.map_err(|error| CommandError::Panicked {
-                    message: format!("its reply cannot be encoded: {error}"),
-                    applied: Applied::No,
-                })?
+                    guard(|| <E::Codec as Codec<E::Reply>>::encode(&make_reply(&self.state)));
+                encoded
+                    .map_err(panicked)?
+                    .map_err(|error| panicked(format!("its reply cannot be encoded: {error}")))?
             }
         };
         self.check_len("the reply", &bytes)?;
@@ -153,7 +152,7 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         let encoded = match guard(|| encode().collect::<Result<Vec<_>, _>>()) {
             Ok(Ok(encoded)) => encoded,
             Ok(Err(error)) => return Handled::Refused(error),
-            Err(panicked) => return Handled::Broken(panicked),
+            Err(message) => return Handled::Broken(panicked(message)),
         };
         let applied = guard(|| {
             for event in events {
@@ -165,11 +164,12 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
             let mut after = then.erase();
             if !encoded.is_empty() && !after.snapshot {
                 let entity = &self.definition.entity;
-                after.snapshot = guard(|| entity.snapshot_when(&self.state, last))?;
+                after.snapshot =
+                    guard(|| entity.snapshot_when(&self.state, last)).map_err(panicked)?;
             }
             Ok((self.make_reply(reply)?, after))
         };
-        match applied.and_then(finish) {
+        match applied.map_err(panicked).and_then(finish) {
             Ok((reply, then)) => Handled::Accepted {
                 events: encoded,
                 reply,
@@ -181,13 +181,14 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
     }
 }
 
-impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
-    fn offer_snapshot(&mut self, snapshot: &Payload) -> Result<(), CodecError> {
-        if snapshot.manifest == DELETED_MANIFEST {
+impl<E: EventSourced> Recoverable for EventSourcedBehavior<E> {
+    fn offer_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), CodecError> {
+        let payload = &snapshot.payload;
+        if payload.manifest == DELETED_MANIFEST {
             return Ok(());
         }
-        check_codec::<E, E::State>(snapshot.codec)?;
-        self.state = decode_guarded::<E, E::State>(&snapshot.bytes)?;
+        check_codec::<E, E::State>(payload.codec)?;
+        self.state = decode_guarded::<E, E::State>(&payload.bytes)?;
         Ok(())
     }
 
@@ -198,6 +199,15 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
         })
     }
 
+    fn encode_state(&self) -> Result<Payload, CommandError> {
+        let encoded = guard(|| codec::encode::<_, E::Codec>(&self.state, ""));
+        encoded
+            .and_then(|encoded| encoded.map_err(|error| error.message))
+            .map_err(|message| panicked(format!("its state cannot be encoded: {message}")))
+    }
+}
+
+impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
     fn handle(&mut self, command: &Payload, at: SequenceNr) -> Handled {
         let invalid = |error: CodecError| {
             Handled::Refused(CommandError::PayloadInvalid {
@@ -216,7 +226,7 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
             Ok(effect) => effect,
             // Nothing was applied, but what the handler did to itself before it
             // panicked is not known: start afresh from the journal.
-            Err(error) => return Handled::Broken(error),
+            Err(message) => return Handled::Broken(panicked(message)),
         };
         match effect.decision {
             Decision::Proceed { events, reply } => self.accept(events, reply, effect.then, at),
@@ -232,39 +242,20 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
     }
 
     fn recovered(&self) -> Result<Option<Payload>, CommandError> {
-        let panicked = |error: CodecError| CommandError::Panicked {
-            message: format!("its command to itself cannot be encoded: {error}"),
-            applied: Applied::No,
-        };
-        guard(|| {
-            let command = self.definition.entity.after_recovery(&self.state);
-            let encode = |command: E::Command| codec::encode::<_, E::Codec>(&command, "");
-            command.map(encode).transpose().map_err(panicked)
-        })?
+        let encode = |command: E::Command| codec::encode::<_, E::Codec>(&command, "");
+        let entity = &self.definition.entity;
+        guard(|| entity.after_recovery(&self.state).map(encode).transpose())
+            .and_then(|encoded| encoded.map_err(|error| error.message))
+            .map_err(|message| panicked(format!("after its recovery: {message}")))
     }
 
     fn run(&self, effect: SideEffect) -> Result<(), CommandError> {
-        guard(|| effect(&self.state))
+        guard(|| effect(&self.state)).map_err(panicked)
     }
 
     fn start_outside(&self, work: OutsideWork) -> Result<OutsideFuture, CommandError> {
-        let started = guard(|| (work.start)(&self.state))?;
-        started.ok_or_else(|| CommandError::Panicked {
-            message: "work outside was made for another type of state".into(),
-            applied: Applied::No,
-        })
-    }
-
-    fn encode_state(&self) -> Result<Payload, CodecError> {
-        Ok(Payload {
-            codec: <E::Codec as Codec<E::State>>::ID,
-            manifest: Cow::Borrowed(""),
-            bytes: guard(|| <E::Codec as Codec<E::State>>::encode(&self.state)).map_err(
-                |error| CodecError {
-                    message: error.to_string(),
-                },
-            )??,
-        })
+        let started = guard(|| (work.start)(&self.state)).map_err(panicked)?;
+        started.ok_or_else(|| panicked("work outside was made for another type of state".into()))
     }
 }
 
@@ -315,12 +306,11 @@ pub(crate) fn for_each_event<E: EventSourced>(
 ) -> Result<(), CodecError> {
     let mut apply_one = |bytes: &[u8]| {
         let event = decode_guarded::<E, E::Event>(bytes)?;
-        guard(|| apply(event)).map_err(|error| CodecError {
-            message: format!("applying the event failed: {error}"),
+        guard(|| apply(event)).map_err(|message| CodecError {
+            message: format!("applying the event failed: {}", panicked(message)),
         })
     };
     let adapted = guard(|| adapters.read_back(stored))
-        .map_err(|error| error.to_string())
         .and_then(|adapted| adapted.map_err(|error| error.to_string()))
         .map_err(|message| CodecError { message })?;
     match adapted {
@@ -352,26 +342,7 @@ fn decode_guarded<E: EventSourced, T>(bytes: &[u8]) -> Result<T, CodecError>
 where
     E::Codec: Codec<T>,
 {
-    guard(|| <E::Codec as Codec<T>>::decode(bytes)).map_err(|error| CodecError {
-        message: error.to_string(),
-    })?
-}
-
-/// Runs the user's code; a panic becomes an error. What the closure left behind
-/// is thrown away by every caller, so unwind safety needs no proof by types.
-pub(crate) fn guard<T>(run: impl FnOnce() -> T) -> Result<T, CommandError> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| CommandError::Panicked {
-        message: panic_message(&*panic).to_owned(),
-        applied: Applied::No,
-    })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&'static str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+    guard(|| <E::Codec as Codec<T>>::decode(bytes)).map_err(|message| CodecError { message })?
 }
 
 #[cfg(test)]

@@ -142,16 +142,22 @@ impl MemoryJournal {
             .streams
             .entry(append.persistence_id.clone())
             .or_default();
+        let stored_before = stream.events.len();
+        let mut appended = Appended::all(append);
         for (index, write) in append.writes.iter().enumerate() {
             if let Some(failure) = repeated_command(stream, &append.persistence_id, write) {
-                return Appended {
+                appended = Appended {
                     stored_writes: index,
                     failure: Some(failure),
                 };
+                break;
             }
             store_write(stream, append, write, now);
         }
-        Appended::all(append)
+        for event in stream.events[stored_before..].to_vec() {
+            tables.put_in_order(event);
+        }
+        appended
     }
 }
 
@@ -353,6 +359,9 @@ impl Journal for MemoryJournal {
         }
         stream.events.retain(|event| event.sequence_nr > to);
         stream.bounds.deleted_to = stream.bounds.deleted_to.max(to.min(highest));
+        tables
+            .order
+            .retain(|_, event| event.persistence_id != *persistence_id || event.sequence_nr > to);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! Connections: `storage/postgres/connections.rs`.
 
 mod append;
+mod fencing;
 mod outcome;
 mod statement;
 
@@ -83,9 +84,13 @@ const LIST_ENTITIES: &str = "\
                         (SELECT highest FROM perennial.streams WHERE persistence_id = id), 0) \
     FROM page";
 
-/// Everything in one statement: the right to write, checked like an append's; the
-/// highest number, kept in `streams`; the commands, kept in `deleted_commands`; and
-/// a few of those beyond the horizon, forgotten.
+/// Events deleted by one statement, so that none takes long, whatever the stream.
+const DELETE_AT_ONCE: i64 = 1000;
+
+/// Deletes the first so many events, everything in one statement: the right to
+/// write, checked like an append's; the highest number, kept in `streams`; the
+/// commands, kept in `deleted_commands`; and a few of those beyond the horizon,
+/// forgotten. What is left is as whole as before, so it may stop after any chunk.
 const DELETE_EVENTS: &str = "\
     WITH lane AS ( \
         SELECT FROM perennial.writer_sessions \
@@ -93,9 +98,10 @@ const DELETE_EVENTS: &str = "\
           AND coalesce((fenced_shards ->> $2::text)::bigint, -1) < $3 FOR SHARE \
     ), stream AS ( \
         SELECT coalesce((SELECT max(sequence_nr) FROM perennial.events WHERE persistence_id = $4), \
-                        (SELECT highest FROM perennial.streams WHERE persistence_id = $4), 0) AS highest \
+                        (SELECT highest FROM perennial.streams WHERE persistence_id = $4), 0) AS highest, \
+               (SELECT min(sequence_nr) FROM perennial.events WHERE persistence_id = $4) AS lowest \
     ), target AS ( \
-        SELECT highest, least($5, highest) AS up_to FROM stream, lane \
+        SELECT highest, least($5, highest, lowest - 1 + $7) AS up_to FROM stream, lane \
         WHERE $5 <= highest OR $5 = 9223372036854775807 \
     ), kept AS ( \
         INSERT INTO perennial.streams AS streams (persistence_id, highest, deleted_to) \
@@ -115,9 +121,12 @@ const DELETE_EVENTS: &str = "\
             SELECT persistence_id, command_id FROM perennial.deleted_commands, lane \
             WHERE deleted_at < now() - make_interval(secs => $6) ORDER BY deleted_at LIMIT 1000) \
     ) \
-    SELECT EXISTS (SELECT FROM lane), highest FROM stream";
+    SELECT EXISTS (SELECT FROM lane), highest, coalesce((SELECT up_to FROM target), 0) FROM stream";
 
-fn decode_event(persistence_id: &PersistenceId, row: &PgRow) -> Result<StoredEvent, JournalError> {
+pub(crate) fn decode_event(
+    persistence_id: &PersistenceId,
+    row: &PgRow,
+) -> Result<StoredEvent, JournalError> {
     let sequence_nr: i64 = row
         .try_get(0)
         .map_err(|error| corrupt(persistence_id.as_str(), 0, &error))?;
@@ -159,6 +168,46 @@ async fn find_commands(
     };
     let found: Result<Vec<_>, sqlx::Error> = rows.iter().map(decode).collect();
     found.map_err(|error| corrupt(persistence_id.as_str(), 0, &error))
+}
+
+/// Deletes in chunks, so that neither a statement nor the lane it uses is busy for
+/// long. Events that are stored meanwhile stay.
+async fn delete_events(
+    connections: &Connections,
+    right: WriteRight,
+    persistence_id: &PersistenceId,
+    to: SequenceNr,
+) -> Result<(), JournalError> {
+    let doing = "deleting events";
+    let mut goal = to;
+    loop {
+        let arguments = arguments![
+            right.session.0,
+            right.shard.to_string(),
+            storage::epoch_i64(right.epoch),
+            persistence_id.as_str(),
+            goal.as_i64(),
+            connections.options.command_id_horizon.as_secs_f64(),
+            DELETE_AT_ONCE,
+        ];
+        let row = connections
+            .write(right.session, doing, DELETE_EVENTS, arguments)
+            .await?;
+        let (may_write, highest, deleted_to) =
+            <(bool, i64, i64)>::from_row(&row).map_err(|error| unavailable(doing, error))?;
+        let highest = SequenceNr::from_i64(highest);
+        if !may_write {
+            let session = right.session;
+            return Err(JournalError::Fenced { session });
+        }
+        if goal > highest && goal != SequenceNr::MAX {
+            return Err(JournalError::DeleteBeyondStream { asked: to, highest });
+        }
+        goal = goal.min(highest);
+        if SequenceNr::from_i64(deleted_to) >= goal {
+            return Ok(());
+        }
+    }
 }
 
 #[async_trait]
@@ -256,31 +305,6 @@ impl Journal for PostgresJournal {
         to: SequenceNr,
     ) -> Result<(), JournalError> {
         let (connections, persistence_id) = (self.connections.clone(), persistence_id.clone());
-        owned(async move {
-            let doing = "deleting events";
-            let arguments = arguments![
-                right.session.0,
-                right.shard.to_string(),
-                storage::epoch_i64(right.epoch),
-                persistence_id.as_str(),
-                to.as_i64(),
-                connections.options.command_id_horizon.as_secs_f64(),
-            ];
-            let row = connections
-                .write(right.session, doing, DELETE_EVENTS, arguments)
-                .await?;
-            let (may_write, highest) =
-                <(bool, i64)>::from_row(&row).map_err(|error| unavailable(doing, error))?;
-            let highest = SequenceNr::from_i64(highest);
-            if !may_write {
-                let session = right.session;
-                return Err(JournalError::Fenced { session });
-            }
-            if to > highest && to != SequenceNr::MAX {
-                return Err(JournalError::DeleteBeyondStream { asked: to, highest });
-            }
-            Ok(())
-        })
-        .await
+        owned(async move { delete_events(&connections, right, &persistence_id, to).await }).await
     }
 }

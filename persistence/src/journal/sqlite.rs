@@ -6,6 +6,7 @@
 mod append;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::Row;
@@ -24,6 +25,9 @@ use crate::storage::{
     self, corrupt, decode_error, from_micros, limit, listing, listing_range, parse_metadata,
 };
 use crate::writer::{SessionUuid, WriterUuid};
+
+/// Events deleted by one transaction, so that appends need not wait for long.
+const DELETE_AT_ONCE: u64 = 1000;
 
 /// Remembered commands beyond the horizon forgotten with one deletion of events,
 /// so that no deletion takes long.
@@ -109,7 +113,7 @@ async fn read_bounds(
     })
 }
 
-fn decode_event(
+pub(crate) fn decode_event(
     persistence_id: &PersistenceId,
     row: &SqliteRow,
 ) -> Result<StoredEvent, JournalError> {
@@ -137,41 +141,73 @@ fn decode_event(
     decode().map_err(|error| corrupt(persistence_id.as_str(), sequence_nr, &error))
 }
 
+/// Deletes in chunks. Events that are stored meanwhile stay.
 async fn delete_events(
     database: &SqliteDatabase,
     right: WriteRight,
     persistence_id: &PersistenceId,
     to: SequenceNr,
 ) -> Result<(), JournalError> {
-    let doing = "deleting events";
-    let failed = |error| unavailable(doing, error);
-    let mut writer = database.writer().await.map_err(failed)?;
-    let mut transaction = writer.begin().await.map_err(failed)?;
-    if !Fences::of(&mut transaction, right.session)
-        .await
-        .map_err(failed)?
-        .allow(right.shard, right.epoch)
-    {
-        let session = right.session;
-        return Err(JournalError::Fenced { session });
+    let failed = |error| unavailable("deleting events", error);
+    let mut goal = to;
+    loop {
+        let mut writer = database.writer().await.map_err(failed)?;
+        let mut transaction = writer.begin().await.map_err(failed)?;
+        let fences = Fences::of(&mut transaction, right.session).await;
+        if !fences.map_err(failed)?.allow(right.shard, right.epoch) {
+            let session = right.session;
+            return Err(JournalError::Fenced { session });
+        }
+        let bounds = read_bounds(&mut transaction, persistence_id).await;
+        let highest = bounds.map_err(failed)?.highest;
+        if goal > highest && goal != SequenceNr::MAX {
+            return Err(JournalError::DeleteBeyondStream { asked: to, highest });
+        }
+        goal = goal.min(highest);
+        let chunk = Chunk {
+            persistence_id,
+            highest,
+            goal,
+            horizon: database.command_id_horizon,
+        };
+        let deleted_to = chunk.delete(&mut transaction).await.map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        if deleted_to >= goal {
+            return Ok(());
+        }
     }
-    let highest = read_bounds(&mut transaction, persistence_id)
-        .await
-        .map_err(failed)?
-        .highest;
-    if to > highest && to != SequenceNr::MAX {
-        return Err(JournalError::DeleteBeyondStream { asked: to, highest });
-    }
-    let horizon = i64::try_from(database.command_id_horizon.as_micros()).unwrap_or(i64::MAX);
-    let delete = async {
+}
+
+/// What one transaction deletes: the first events of a stream.
+struct Chunk<'a> {
+    persistence_id: &'a PersistenceId,
+    highest: SequenceNr,
+    /// Where the deletion ends, inclusive.
+    goal: SequenceNr,
+    horizon: Duration,
+}
+
+impl Chunk<'_> {
+    /// Returns the last number deleted.
+    async fn delete(&self, connection: &mut SqliteConnection) -> Result<SequenceNr, sqlx::Error> {
+        let id = self.persistence_id.as_str();
+        let lowest: Option<i64> =
+            sqlx::query_scalar("SELECT min(sequence_nr) FROM events WHERE persistence_id = ?")
+                .bind(id)
+                .fetch_one(&mut *connection)
+                .await?;
+        let to = lowest.map_or(self.goal, |lowest| {
+            let chunk_end = SequenceNr::from_i64(lowest).plus(DELETE_AT_ONCE).previous();
+            self.goal.min(chunk_end)
+        });
         sqlx::query(
             "INSERT INTO streams (persistence_id, highest, deleted_to) VALUES (?1, ?2, ?3) \
              ON CONFLICT (persistence_id) DO UPDATE SET highest = ?2, deleted_to = max(deleted_to, ?3)",
         )
-        .bind(persistence_id.as_str())
-        .bind(highest.as_i64())
-        .bind(to.min(highest).as_i64())
-        .execute(&mut *transaction)
+        .bind(id)
+        .bind(self.highest.as_i64())
+        .bind(to.as_i64())
+        .execute(&mut *connection)
         .await?;
         sqlx::query(
             "INSERT INTO deleted_commands (persistence_id, command_id, sequence_nr, reply_codec, reply_manifest, \
@@ -180,27 +216,26 @@ async fn delete_events(
                     CAST(unixepoch('subsec') * 1000000 AS INTEGER) \
              FROM events WHERE persistence_id = ? AND sequence_nr <= ? AND command_id IS NOT NULL",
         )
-        .bind(persistence_id.as_str())
+        .bind(id)
         .bind(to.as_i64())
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
         sqlx::query("DELETE FROM events WHERE persistence_id = ? AND sequence_nr <= ?")
-            .bind(persistence_id.as_str())
+            .bind(id)
             .bind(to.as_i64())
-            .execute(&mut *transaction)
+            .execute(&mut *connection)
             .await?;
         sqlx::query(
             "DELETE FROM deleted_commands WHERE rowid IN ( \
                  SELECT rowid FROM deleted_commands \
                  WHERE deleted_at < CAST(unixepoch('subsec') * 1000000 AS INTEGER) - ? ORDER BY deleted_at LIMIT ?)",
         )
-        .bind(horizon)
+        .bind(i64::try_from(self.horizon.as_micros()).unwrap_or(i64::MAX))
         .bind(FORGET_AT_ONCE)
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
-        transaction.commit().await
-    };
-    delete.await.map_err(failed)
+        Ok(to)
+    }
 }
 
 #[async_trait]

@@ -16,7 +16,9 @@ use uuid::Uuid;
 use crate::registry::{ClusterIdentity, Incarnation, NodeNr, Registry, RegistryError};
 use crate::storage::epoch_i64;
 use crate::storage::owned::owned;
-use crate::storage::postgres::connections::{Connections, Failure, arguments, connection_name};
+use crate::storage::postgres::connections::{
+    Connections, Failure, Retry, arguments, connection_name,
+};
 use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 /// How long a fence waits before it ends the connections that block it.
@@ -87,16 +89,14 @@ const CLUSTER: &str = "\
         RETURNING 1 \
     ) SELECT count(*) FROM made";
 
-/// Repeats work whose connection was lost, while there is time. All of it can be
-/// done twice.
+/// Repeats work whose connection was lost or led to a standby, or that others were
+/// in the way of, while there is time. All of it can be done twice.
 macro_rules! until_decided {
     ($connections:expr, $work:expr) => {{
-        let started = Instant::now();
+        let mut retry = Retry::until(Instant::now() + $connections.options.connect_timeout);
         loop {
             match $work.await {
-                Err(error)
-                    if Failure::of(&error) == Failure::Undecided
-                        && started.elapsed() < $connections.options.connect_timeout => {}
+                Err(error) if Failure::of(&error).may_pass() && retry.pause().await => {}
                 decided => break decided,
             }
         }

@@ -5,20 +5,28 @@
 //! its worker to perform and with the [`Next`] the worker should make of it. It
 //! does no I/O and reads no clock.
 //!
-//! Commands are handled in *rounds*: as many as wait are handled one after
-//! another on the tentative state, their events go out as separate atomic writes
-//! of one append, and nothing computed in a round is answered before everything
-//! it was computed from is stored (I-4, I-12). While the append is out, commands
-//! wait in the stash.
+//! An event-sourced entity handles commands in *rounds*: as many as wait are
+//! handled one after another on the tentative state, their events go out as
+//! separate atomic writes of one append, and nothing computed in a round is
+//! answered before everything it was computed from is stored (I-4, I-12). While
+//! the append is out, commands wait in the stash.
 //!
-//! Parts: `cell/recovering.rs`, `cell/round.rs`, `cell/settling.rs` (in the order
-//! of life), `cell/aside.rs` (commands kept for later). Next: `worker.rs`, which
-//! owns cells.
+//! A persistent actor handles commands in *turns*: one command, callback or signal
+//! at a time, on a state that changes in callbacks. While an append is out, commands
+//! wait only if a callback is pending that wants them to.
+//!
+//! Parts, in the order of life: `cell/recovering.rs`; `cell/round.rs` and
+//! `cell/settling.rs`, or `cell/turns.rs` and `cell/settling_turns.rs`;
+//! `cell/retries.rs` for command ids, `cell/aside.rs` for commands kept for later.
+//! Next: `worker.rs`, which owns cells.
 
 mod aside;
 mod recovering;
+mod retries;
 mod round;
 mod settling;
+mod settling_turns;
+mod turns;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,9 +34,12 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::behavior::{AfterEffects, Behavior, OutsideFuture, OutsideWork};
+use crate::actor::{Recovery, StorageReport, StorageRequest};
+use crate::behavior::{
+    ActorBehavior, AfterEffects, Behavior, Incarnation, OutsideFuture, OutsideWork,
+};
 use crate::command::{Answer, CommandId, Envelope, ReplyTo, Request};
-use crate::command_error::CommandError;
+use crate::command_error::{Applied, CommandError};
 use crate::command_id_cache::CommandIdCache;
 use crate::engine::{EngineSettings, EntityDescription, EntityState};
 use crate::entity_types::EntityFactory;
@@ -52,7 +63,7 @@ pub(crate) struct Cell {
     /// Distinguishes answers meant for an earlier incarnation in the same slot.
     pub(crate) incarnation: u64,
     factory: Arc<dyn EntityFactory>,
-    behavior: Box<dyn Behavior>,
+    entity: Incarnation,
     writer: WriterUuid,
     stage: Stage,
     /// Of the tentative state: the last event handled.
@@ -91,10 +102,12 @@ struct Work {
     stash: VecDeque<Queued>,
     /// Commands that work outside came back with; they go before the stash.
     returned: VecDeque<Queued>,
-    /// Writes that are out and answers that wait for them.
-    persisting: Persisting<AtomicWrite, Held>,
     /// Commands that are kept for later, by the entity's wish.
     aside: Aside,
+    /// What an actor has not heard yet.
+    reports: VecDeque<StorageReport>,
+    /// Writes that are out and answers that wait for them.
+    persisting: Persisting<AtomicWrite, Held>,
     /// Set when the state is not to be trusted any more; the entity stops when
     /// what was handled before is settled.
     broken: Option<String>,
@@ -144,7 +157,7 @@ enum Promise {
 
 /// What a cell wants done.
 pub(crate) enum Action {
-    Recover,
+    Recover(Recovery),
     Append(Append),
     FindCommands(Vec<CommandId>),
     SaveSnapshot {
@@ -153,6 +166,8 @@ pub(crate) enum Action {
     },
     Delete(Deletion),
     RunOutside(OutsideTicket, OutsideFuture),
+    /// To be answered with [`Cell::hear`].
+    Store(StorageRequest),
 }
 
 /// What the worker should make of a cell after it was told something.
@@ -206,15 +221,16 @@ impl Cell {
         writer: WriterUuid,
         cx: &mut CellContext<'_>,
     ) -> Result<Self, CommandError> {
-        let behavior = factory.incarnate(cx.settings.max_payload)?;
-        cx.actions.push(Action::Recover);
+        let id = &envelope.persistence_id;
+        let mut entity = factory.incarnate(id, cx.settings.max_payload)?;
+        cx.actions.push(Action::Recover(entity.begin()));
         Ok(Self {
             persistence_id: envelope.persistence_id.clone(),
             shard: envelope.shard,
             epoch: envelope.epoch,
             incarnation,
             factory: Arc::clone(factory),
-            behavior,
+            entity,
             writer,
             stage: Stage::Recovering,
             sequence_nr: SequenceNr::ZERO,
@@ -231,7 +247,7 @@ impl Cell {
     /// Takes a request in. It is handled by [`Cell::run`], or answered here with
     /// STASH_FULL. Returns whether the cell wants to run.
     pub(crate) fn accept(&mut self, envelope: Envelope, settings: &EngineSettings) -> bool {
-        let work = self.work.get_or_insert_default();
+        let work = self.work();
         if work.stash.len() >= settings.stash_capacity {
             self.overflow(envelope.reply_to, settings);
             return self.stage == Stage::Ready;
@@ -256,6 +272,21 @@ impl Cell {
         }
         self.stop_requested = true;
         self.work.get_or_insert_default().leave_waiters.push(left);
+        self.stage == Stage::Ready
+    }
+
+    /// Handles what waits, if the cell is ready.
+    pub(crate) fn run(&mut self, cx: &mut CellContext<'_>) -> Next {
+        match self.entity {
+            Incarnation::EventSourced(_) => self.run_round(cx),
+            Incarnation::Actor(_) => self.run_turns(cx),
+        }
+    }
+
+    /// What became of a request of an actor's to the storage. Returns whether the
+    /// cell wants to run.
+    pub(crate) fn hear(&mut self, report: StorageReport) -> bool {
+        self.work().reports.push_back(report);
         self.stage == Stage::Ready
     }
 
@@ -320,8 +351,9 @@ impl Cell {
         if self.queued() == 0 && !self.has_aside() {
             return Next::Leave;
         }
-        self.behavior = match self.factory.incarnate(cx.settings.max_payload) {
-            Ok(behavior) => behavior,
+        let max_payload = cx.settings.max_payload;
+        self.entity = match self.factory.incarnate(&self.persistence_id, max_payload) {
+            Ok(entity) => entity,
             Err(error) => return self.recovery_failed(error.to_string()),
         };
         self.stage = Stage::Recovering;
@@ -336,13 +368,14 @@ impl Cell {
         work.leave_waiters.clear();
         // It was about the state that is gone.
         work.broken = None;
+        work.reports.clear();
         // The ids stored since may not be in the new command id cache.
         for queued in &mut work.stash {
             if matches!(queued.index, Index::NotStored { .. }) {
                 queued.index = Index::NotAsked;
             }
         }
-        cx.actions.push(Action::Recover);
+        cx.actions.push(Action::Recover(self.entity.begin()));
         Next::Wait
     }
 
@@ -357,9 +390,48 @@ impl Cell {
             queued.reply_to.answer(Err(error.clone()));
         }
     }
+
+    fn pop_queued(&mut self) -> Option<Queued> {
+        let work = self.work.as_mut()?;
+        work.returned.pop_front().or_else(|| work.stash.pop_front())
+    }
+
+    fn work(&mut self) -> &mut Work {
+        self.work.get_or_insert_default()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.broken.is_some())
+    }
+
+    fn event_sourced(&mut self) -> &mut dyn Behavior {
+        match &mut self.entity {
+            Incarnation::EventSourced(behavior) => &mut **behavior,
+            Incarnation::Actor(_) => unreachable!("actors take turns: see Cell::run"),
+        }
+    }
+
+    fn actor(&mut self) -> &mut dyn ActorBehavior {
+        match &mut self.entity {
+            Incarnation::Actor(actor) => &mut **actor,
+            Incarnation::EventSourced(_) => unreachable!("only actors take turns: see Cell::run"),
+        }
+    }
 }
 
 /// The entity type's own retention, or the node's.
 fn retention(factory: &Arc<dyn EntityFactory>, settings: &EngineSettings) -> RetentionSettings {
     factory.retention().unwrap_or(settings.retention)
+}
+
+impl Queued {
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    fn refuse_overdue(self) {
+        let applied = Applied::No;
+        self.reply_to
+            .answer(Err(CommandError::DeadlineExceeded { applied }));
+    }
 }

@@ -19,6 +19,7 @@ use futures::FutureExt;
 use tokio::sync::Notify;
 
 use crate::journal::{Append, AppendError, Appended, Journal};
+use crate::publication::Publication;
 use crate::writer::SessionUuid;
 
 use super::worker::{Address, Outcome, WorkerHandle};
@@ -60,6 +61,7 @@ impl GroupCommit {
         &self,
         journal: &Arc<dyn Journal>,
         session: SessionUuid,
+        publication: &Publication,
         workers: &Arc<[WorkerHandle]>,
         tasks: &mut tokio::task::JoinSet<()>,
     ) {
@@ -69,6 +71,7 @@ impl GroupCommit {
                 lane,
                 Arc::clone(journal),
                 session,
+                publication.clone(),
                 Arc::clone(workers),
             ));
         }
@@ -112,6 +115,7 @@ async fn run_lane(
     number: usize,
     journal: Arc<dyn Journal>,
     session: SessionUuid,
+    publication: Publication,
     workers: Arc<[WorkerHandle]>,
 ) {
     let lane = &commit.lanes[number];
@@ -130,9 +134,15 @@ async fn run_lane(
         let appended = append(&*journal, session, number, &appends).await;
         duration.record(began.elapsed().as_secs_f64());
         batch_size.record(appends.iter().map(Append::event_count).sum::<usize>() as f64);
-        appends.clear();
-        for (to, appended) in from.drain(..).zip(appended) {
-            outcomes[to.worker].push(Outcome { to, appended });
+        for ((to, mut append), appended) in from.drain(..).zip(appends.drain(..)).zip(appended) {
+            let stored = appended.stored_writes.min(append.writes.len());
+            let unstored = append.writes.split_off(stored);
+            publication.publish(append);
+            outcomes[to.worker].push(Outcome {
+                to,
+                appended,
+                unstored,
+            });
         }
         for (worker, outcomes) in workers.iter().zip(&mut outcomes) {
             if !outcomes.is_empty() {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use rand::Rng;
 use rand::rngs::StdRng;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::circuit_breaker::{Admittance, CircuitBreaker, CircuitBreakerSettings, CircuitState};
 use crate::command::CommandId;
@@ -24,6 +24,8 @@ use crate::journal::{
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::SessionUuid;
+
+use super::contained::contained;
 
 /// Asking for entities of a type nobody has costs the journal next to nothing.
 const PROBED_TYPE: &str = "-";
@@ -74,8 +76,10 @@ impl GuardedJournal {
         loop {
             tokio::time::sleep(interval).await;
             if self.open.load(Ordering::Relaxed) {
-                // What it says does not matter: the breaker looks at the answer.
-                let _ = self.list_entities(PROBED_TYPE, None, 1).await;
+                // What it says does not matter: the breaker looks at the answer. One
+                // that hangs or panics must not be the last probe.
+                let probe = contained(self.list_entities(PROBED_TYPE, None, 1));
+                let _ = timeout(self.settings.call_timeout, probe).await;
             }
         }
     }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::actor;
 use crate::engine::EngineSettings;
 use crate::journal::{Journal, JournalError, StreamBounds};
 use crate::persistence_id::PersistenceId;
@@ -52,6 +53,7 @@ enum DriverEvent {
 /// A recovery that an entity asked for.
 struct Recovery {
     persistence_id: PersistenceId,
+    plan: actor::Recovery,
     to: Address,
     worker: WorkerHandle,
 }
@@ -69,6 +71,10 @@ impl RecoveryDriver {
         settings: &Arc<EngineSettings>,
         tasks: &mut tokio::task::JoinSet<()>,
     ) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bounded by the entities in memory: each waits for at most one recovery"
+        )]
         let (events, inbox) = mpsc::unbounded_channel();
         let source = Arc::new(Source {
             journal: Arc::clone(&storage.journal),
@@ -80,10 +86,17 @@ impl RecoveryDriver {
     }
 
     /// Queues a recovery; its pages go to `to`.
-    pub(crate) fn request(&self, persistence_id: PersistenceId, worker: WorkerHandle, to: Address) {
+    pub(crate) fn request(
+        &self,
+        persistence_id: PersistenceId,
+        plan: actor::Recovery,
+        worker: WorkerHandle,
+        to: Address,
+    ) {
         // The driver ends only when the engine has stopped.
         let _ = self.events.send(DriverEvent::Requested(Recovery {
             persistence_id,
+            plan,
             to,
             worker,
         }));
@@ -158,20 +171,21 @@ async fn run_recovery(source: Arc<Source>, recovery: Recovery, permit: Permit) {
 impl Source {
     async fn recover(&self, recovery: &Recovery) -> Result<(), RecoveryFault> {
         let id = &recovery.persistence_id;
-        let mut criteria = SnapshotCriteria::ALL;
+        let mut criteria = recovery.plan.snapshots();
+        let mut refused = false;
         loop {
             let (bounds, mut snapshot) = self
                 .step(async {
-                    futures::try_join!(self.journal.bounds(id), self.snapshots.load(id, criteria))
+                    futures::try_join!(self.journal.bounds(id), self.load_snapshot(id, criteria))
                 })
                 .await?;
             if number(snapshot.as_ref()) < bounds.deleted_to {
                 // They were read side by side. What was deleted in between was
                 // replaced by a newer snapshot before, so now it is found.
-                snapshot = self.step(self.snapshots.load(id, criteria)).await?;
+                snapshot = self.step(self.load_snapshot(id, criteria)).await?;
             }
             let nr = number(snapshot.as_ref());
-            if criteria != SnapshotCriteria::ALL && nr < bounds.deleted_to {
+            if refused && nr < bounds.deleted_to {
                 return Err(damaged(format_args!(
                     "{id}: no snapshot is understood that stands for the deleted events up to {}: restore the \
                      code that reads it",
@@ -180,7 +194,10 @@ impl Source {
             }
             match self.send_pages(recovery, bounds, snapshot).await {
                 Ok(PageVerdict::SnapshotRefused) => {
-                    criteria = SnapshotCriteria::up_to(nr.previous());
+                    refused = true;
+                    if let Some(criteria) = &mut criteria {
+                        criteria.max_sequence_nr = nr.previous();
+                    }
                 }
                 Ok(PageVerdict::Taken | PageVerdict::Over) => return Ok(()),
                 Err(RecoveryFault::Damaged(what))
@@ -195,6 +212,17 @@ impl Source {
         }
     }
 
+    async fn load_snapshot(
+        &self,
+        id: &PersistenceId,
+        criteria: Option<SnapshotCriteria>,
+    ) -> Result<Option<Snapshot>, JournalError> {
+        match criteria {
+            Some(criteria) => self.snapshots.load(id, criteria).await,
+            None => Ok(None),
+        }
+    }
+
     /// Sends a snapshot and the events after it, page by page.
     async fn send_pages(
         &self,
@@ -205,7 +233,10 @@ impl Source {
         let id = &recovery.persistence_id;
         let settings = self.settings.replay_filter;
         let nr = number(snapshot.as_ref());
-        let mut replay = Replay::new(id, nr, bounds, bounds.highest, settings).map_err(damaged)?;
+        let to = recovery
+            .plan
+            .replay_to(nr.max(bounds.deleted_to), bounds.highest);
+        let mut replay = Replay::new(id, nr, bounds, to, settings).map_err(damaged)?;
         loop {
             let stored = match replay.next_page() {
                 Some(range) => self.step(self.journal.read_events(&range)).await?,

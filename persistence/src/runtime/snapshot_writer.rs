@@ -3,18 +3,20 @@
 //!
 //! A snapshot only saves time, so when too many are waiting a further one is
 //! skipped and counted: the entity takes another when the next is due. What to
-//! save and delete is decided in `retention.rs`.
+//! save and delete is decided in `retention.rs`, or by a persistent actor itself,
+//! which is told what came of it.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::actor::StorageRequest;
 use crate::journal::{Journal, JournalError, WriteRight};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::retention::Deletion;
 use crate::sequence_nr::SequenceNr;
-use crate::snapshot_store::{SnapshotCriteria, SnapshotStore};
+use crate::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
 use crate::storage::Storage;
 
 use super::contained::contained;
@@ -104,6 +106,59 @@ impl SnapshotWriter {
     pub(crate) async fn finished(&self) {
         // Each holds one place.
         let _all = self.waiting.acquire_many(WAITING_MAX as u32).await;
+    }
+
+    /// Does what an actor asks for in a task of its own, then tells it.
+    pub(crate) fn serve(
+        &self,
+        owner: SnapshotOwner,
+        request: StorageRequest,
+        worker: &WorkerHandle,
+        from: Address,
+    ) {
+        let Some(place) = self.place() else {
+            let message = "too many snapshots and deletions are waiting: retry later".to_owned();
+            let source = None;
+            let refused = Err(JournalError::Unavailable { message, source });
+            worker.storage_report(from, request.done(refused));
+            return;
+        };
+        let (this, worker) = (self.clone(), worker.clone());
+        tokio::spawn(async move {
+            let turn = this.running.acquire().await;
+            let done = contained(this.perform_request(&owner, &request)).await;
+            drop((turn, place));
+            worker.storage_report(from, request.done(done));
+        });
+    }
+
+    async fn perform_request(
+        &self,
+        owner: &SnapshotOwner,
+        request: &StorageRequest,
+    ) -> Result<Option<Snapshot>, JournalError> {
+        let SnapshotOwner {
+            right,
+            persistence_id: id,
+        } = owner;
+        match request {
+            StorageRequest::LoadSnapshot(criteria) => return self.store.load(id, *criteria).await,
+            StorageRequest::SaveSnapshot(nr, payload) => {
+                self.store.save(*right, id, *nr, payload).await?;
+            }
+            StorageRequest::DeleteSnapshot(nr) => {
+                let mut only = SnapshotCriteria::up_to(*nr);
+                only.min_sequence_nr = *nr;
+                self.store.delete(*right, id, only).await?;
+            }
+            StorageRequest::DeleteSnapshots(criteria) => {
+                self.store.delete(*right, id, *criteria).await?;
+            }
+            StorageRequest::DeleteEvents(to) => {
+                self.journal.delete_events(*right, id, *to).await?;
+            }
+        }
+        Ok(None)
     }
 
     async fn perform(&self, owner: &SnapshotOwner, deletion: Deletion) -> Result<(), JournalError> {

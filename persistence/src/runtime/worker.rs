@@ -18,13 +18,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::actor::StorageReport;
 use crate::backoff::Backoff;
 use crate::codec::CodecError;
 use crate::command::{CommandId, Envelope};
 use crate::command_error::CommandError;
 use crate::engine::{EntityDescription, EntityState, Shared};
 use crate::idle_order::{IdleOrder, Tick};
-use crate::journal::{Appended, StoredCommand, WriteRight};
+use crate::journal::{Appended, AtomicWrite, StoredCommand, WriteRight};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
@@ -58,6 +59,8 @@ pub(crate) struct Address {
 pub(crate) struct Outcome {
     pub(crate) to: Address,
     pub(crate) appended: Appended,
+    /// Its writes that are not known to be stored.
+    pub(crate) unstored: Vec<AtomicWrite>,
 }
 
 /// The ways to reach a worker; cheap to clone.
@@ -88,6 +91,7 @@ enum WorkerEvent {
     DeletionSettled(Address, bool),
     /// To the cell that is in this place now, if it still waits for it.
     OutsideReturned(usize, OutsideTicket, Result<Payload, CodecError>),
+    StorageReport(Address, StorageReport),
     /// The node is over its limit and this worker has the oldest idle entity.
     PassivateOldest,
     Stop,
@@ -102,6 +106,10 @@ pub(crate) struct WorkerQueues {
 impl WorkerHandle {
     pub(crate) fn new(capacity: usize) -> (Self, WorkerQueues) {
         let (requests, request_queue) = mpsc::channel(capacity);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bounded by the cells: each waits for at most one append, recovery and look-up"
+        )]
         let (events, event_queue) = mpsc::unbounded_channel();
         let queues = WorkerQueues {
             requests: request_queue,
@@ -170,6 +178,10 @@ impl WorkerHandle {
         self.event(WorkerEvent::DeletionSettled(to, deleted));
     }
 
+    pub(crate) fn storage_report(&self, to: Address, report: StorageReport) {
+        self.event(WorkerEvent::StorageReport(to, report));
+    }
+
     fn commands_found(
         &self,
         to: Address,
@@ -231,6 +243,7 @@ pub(crate) struct Worker {
     last_ticket: OutsideTicket,
     /// Work that cells run outside; ends with the worker.
     outside: JoinSet<()>,
+    stash_depth: metrics::Histogram,
     /// Reused from call to call.
     actions: Vec<Action>,
 }
@@ -252,6 +265,7 @@ impl Worker {
             parked: BTreeSet::new(),
             last_ticket: OutsideTicket::default(),
             outside: JoinSet::new(),
+            stash_depth: metrics::histogram!("perennial_stash_depth"),
             actions: Vec::new(),
         }
     }
@@ -303,6 +317,7 @@ impl Worker {
                 };
                 if let Some(resident) = self.cells.get_mut(slot) {
                     resident.ready = false;
+                    self.stash_depth.record(resident.cell.queued() as f64);
                     self.drive(slot, Cell::run);
                 }
             }
@@ -353,8 +368,13 @@ impl Worker {
                 });
             }
             WorkerEvent::Appended(outcomes) => {
-                for Outcome { to, appended } in outcomes {
-                    self.drive_if_there(to, |cell, cx| cell.appended(appended, cx));
+                for outcome in outcomes {
+                    let Outcome {
+                        to,
+                        appended,
+                        unstored,
+                    } = outcome;
+                    self.drive_if_there(to, |cell, cx| cell.appended(appended, unstored, cx));
                 }
             }
             WorkerEvent::CommandsFound(to, asked, found) => {
@@ -365,6 +385,13 @@ impl Worker {
             }
             WorkerEvent::DeletionSettled(to, deleted) => {
                 self.tell(to, |cell, cx| cell.deletion_settled(deleted, cx));
+            }
+            WorkerEvent::StorageReport(to, report) => {
+                if let Some(cell) = self.addressed(to)
+                    && cell.hear(report)
+                {
+                    self.make_ready(to.slot);
+                }
             }
             WorkerEvent::OutsideReturned(slot, ticket, result) => {
                 let resident = self.cells.get(slot);
@@ -551,7 +578,7 @@ impl Worker {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             let cell = &mut self.cells[slot].cell;
-            if matches!(action, Action::Recover) {
+            if matches!(action, Action::Recover(_)) {
                 self.incarnations += 1;
                 cell.incarnation = self.incarnations;
             }
@@ -562,9 +589,10 @@ impl Worker {
             };
             let worker = &self.shared.workers()[self.number];
             match action {
-                Action::Recover => {
+                Action::Recover(plan) => {
                     let id = cell.persistence_id.clone();
-                    self.shared.recoveries.request(id, worker.clone(), from);
+                    let recoveries = &self.shared.recoveries;
+                    recoveries.request(id, plan, worker.clone(), from);
                 }
                 Action::Append(append) => self.shared.commit.submit(append, from),
                 Action::FindCommands(ids) => {
@@ -598,6 +626,10 @@ impl Worker {
                 Action::Delete(deletion) => {
                     let owner = self.snapshot_owner(slot);
                     self.shared.snapshots.delete(owner, deletion, worker, from);
+                }
+                Action::Store(request) => {
+                    let owner = self.snapshot_owner(slot);
+                    self.shared.snapshots.serve(owner, request, worker, from);
                 }
             }
         }

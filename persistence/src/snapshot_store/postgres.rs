@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::FromRow;
 use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
 
 use crate::journal::{JournalError, WriteRight};
 use crate::payload::Payload;
@@ -49,21 +49,28 @@ const SAVE: &str = "\
     ) \
     SELECT EXISTS (SELECT FROM lane)";
 
+/// Snapshots deleted by one statement: they may be large.
+const DELETE_AT_ONCE: i64 = 100;
+
+/// Deletes some of those that match, the lowest first.
 const DELETE: &str = "\
     WITH lane AS ( \
         SELECT FROM perennial.writer_sessions \
         WHERE session = $1 AND lane = 0 AND fenced_at IS NULL \
           AND coalesce((fenced_shards ->> $2::text)::bigint, -1) < $3 FOR SHARE \
     ), gone AS ( \
-        DELETE FROM perennial.snapshots USING lane \
-        WHERE persistence_id = $4 AND sequence_nr BETWEEN $5 AND $6 \
-          AND (extract(epoch FROM created_at) * 1000000)::bigint BETWEEN $7 AND $8 \
+        DELETE FROM perennial.snapshots WHERE persistence_id = $4 AND sequence_nr IN ( \
+            SELECT sequence_nr FROM perennial.snapshots, lane \
+            WHERE persistence_id = $4 AND sequence_nr BETWEEN $5 AND $6 \
+              AND (extract(epoch FROM created_at) * 1000000)::bigint BETWEEN $7 AND $8 \
+            ORDER BY sequence_nr LIMIT $9) \
+        RETURNING 1 \
     ) \
-    SELECT EXISTS (SELECT FROM lane)";
+    SELECT EXISTS (SELECT FROM lane), (SELECT count(*) FROM gone)";
 
-/// The answer of a write: whether the session may.
+/// The answer of a write begins with whether the session may.
 fn check(doing: &str, right: WriteRight, row: &PgRow) -> Result<(), JournalError> {
-    let (may_write,) = <(bool,)>::from_row(row).map_err(|error| unavailable(doing, error))?;
+    let may_write: bool = row.try_get(0).map_err(|error| unavailable(doing, error))?;
     let session = right.session;
     if may_write {
         Ok(())
@@ -143,20 +150,27 @@ impl SnapshotStore for PostgresSnapshotStore {
         let (connections, persistence_id) = (self.connections.clone(), persistence_id.clone());
         owned(async move {
             let doing = "deleting snapshots";
-            let arguments = arguments![
-                right.session.0,
-                right.shard.to_string(),
-                epoch_i64(right.epoch),
-                persistence_id.as_str(),
-                criteria.min_sequence_nr.as_i64(),
-                criteria.max_sequence_nr.as_i64(),
-                criteria.min_created_at.map_or(i64::MIN, to_micros),
-                criteria.max_created_at.map_or(i64::MAX, to_micros),
-            ];
-            let row = connections
-                .write(right.session, doing, DELETE, arguments)
-                .await?;
-            check(doing, right, &row)
+            loop {
+                let arguments = arguments![
+                    right.session.0,
+                    right.shard.to_string(),
+                    epoch_i64(right.epoch),
+                    persistence_id.as_str(),
+                    criteria.min_sequence_nr.as_i64(),
+                    criteria.max_sequence_nr.as_i64(),
+                    criteria.min_created_at.map_or(i64::MIN, to_micros),
+                    criteria.max_created_at.map_or(i64::MAX, to_micros),
+                    DELETE_AT_ONCE,
+                ];
+                let row = connections
+                    .write(right.session, doing, DELETE, arguments)
+                    .await?;
+                check(doing, right, &row)?;
+                let deleted: i64 = row.try_get(1).map_err(|error| unavailable(doing, error))?;
+                if deleted < DELETE_AT_ONCE {
+                    return Ok(());
+                }
+            }
         })
         .await
     }

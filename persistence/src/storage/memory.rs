@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use crate::command::CommandId;
 use crate::durable_state_store::StoredState;
 use crate::durable_state_store::memory::MemoryDurableStateStore;
+use crate::global_order::memory::MemoryEventsInOrder;
 use crate::journal::memory::MemoryJournal;
 use crate::journal::memory::faults::Faults;
 use crate::journal::{StoredCommand, StoredEvent, StreamBounds, WriteRight};
@@ -79,6 +80,7 @@ impl MemoryStorage {
             snapshots: Arc::new(MemorySnapshotStore::new(self.clone())),
             states: Arc::new(MemoryDurableStateStore::new(self.clone())),
             registry: Arc::new(MemoryRegistry::new(self.clone())),
+            order: Arc::new(MemoryEventsInOrder::new(self.clone())),
         }
     }
 
@@ -94,6 +96,7 @@ impl MemoryStorage {
     pub fn import(&self, events: impl IntoIterator<Item = StoredEvent>) {
         let mut tables = self.tables();
         for event in events {
+            tables.put_in_order(event.clone());
             let stream = tables
                 .streams
                 .entry(event.persistence_id.clone())
@@ -125,6 +128,9 @@ impl MemoryStorage {
 #[derive(Default)]
 pub(crate) struct Tables {
     pub(crate) streams: BTreeMap<PersistenceId, Stream>,
+    /// The events of all streams, in the order of storing.
+    pub(crate) order: BTreeMap<u64, StoredEvent>,
+    last_in_order: u64,
     pub(crate) snapshots: BTreeMap<PersistenceId, BTreeMap<SequenceNr, Snapshot>>,
     pub(crate) states: BTreeMap<PersistenceId, StoredState>,
     pub(crate) sessions: BTreeMap<SessionUuid, Session>,
@@ -152,6 +158,11 @@ pub(crate) struct Session {
 }
 
 impl Tables {
+    pub(crate) fn put_in_order(&mut self, event: StoredEvent) {
+        self.last_in_order += 1;
+        self.order.insert(self.last_in_order, event);
+    }
+
     /// Whether the session may write to the shard. An unknown session may not.
     pub(crate) fn may_write(&self, right: WriteRight) -> bool {
         self.sessions.get(&right.session).is_some_and(|session| {

@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
 
 use crate::durable_state_store::postgres::PostgresDurableStateStore;
+use crate::global_order::postgres::PostgresEventsInOrder;
 use crate::journal::postgres::PostgresJournal;
 use crate::registry::postgres::PostgresRegistry;
 use crate::snapshot_store::postgres::PostgresSnapshotStore;
@@ -42,7 +43,8 @@ pub(crate) async fn open(
         journal: Arc::new(PostgresJournal::new(connections.clone())),
         snapshots: Arc::new(PostgresSnapshotStore::new(connections.clone())),
         states: Arc::new(PostgresDurableStateStore::new(connections.clone())),
-        registry: Arc::new(PostgresRegistry::new(connections)),
+        registry: Arc::new(PostgresRegistry::new(connections.clone())),
+        order: Arc::new(PostgresEventsInOrder::new(connections)),
     })
 }
 
@@ -118,10 +120,15 @@ async fn find_version(
 
 async fn connect(address: &PostgresAddress) -> Result<PgConnection, StorageError> {
     let options: &PgConnectOptions = &address.0;
-    options
-        .connect()
-        .await
-        .map_err(|source| failed(address, "connecting", source))
+    let connected = options.connect().await;
+    connected.map_err(|source| match &source {
+        // How the TLS library reports what it does not accept.
+        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            let url = address.to_string();
+            StorageError::Untrusted { url, source }
+        }
+        _ => failed(address, "connecting", source),
+    })
 }
 
 fn failed(address: &PostgresAddress, doing: &'static str, source: sqlx::Error) -> StorageError {

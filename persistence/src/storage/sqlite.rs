@@ -23,6 +23,7 @@ use sqlx::{ConnectOptions, Connection, Executor, Sqlite};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::durable_state_store::sqlite::SqliteDurableStateStore;
+use crate::global_order::sqlite::SqliteEventsInOrder;
 use crate::journal::JournalError;
 use crate::journal::sqlite::SqliteJournal;
 use crate::registry::sqlite::SqliteRegistry;
@@ -121,7 +122,8 @@ pub(crate) async fn open(path: &Path, options: &StorageOptions) -> Result<Storag
         journal: Arc::new(SqliteJournal::new(database.clone())),
         snapshots: Arc::new(SqliteSnapshotStore::new(database.clone())),
         states: Arc::new(SqliteDurableStateStore::new(database.clone())),
-        registry: Arc::new(SqliteRegistry::new(database)),
+        registry: Arc::new(SqliteRegistry::new(database.clone())),
+        order: Arc::new(SqliteEventsInOrder::new(database)),
     })
 }
 

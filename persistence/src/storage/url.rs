@@ -16,11 +16,33 @@ pub enum StorageUrl {
     Memory,
     /// In one SQLite file.
     Sqlite(PathBuf),
-    /// In a Postgres database, schema `perennial`.
+    /// In a Postgres database, schema `perennial`: see [`PostgresAddress`].
     Postgres(PostgresAddress),
 }
 
-/// How to connect to Postgres, with the password.
+/// How to connect to Postgres, with the password:
+/// `postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETERS`.
+///
+/// * **Password.** What is in a command line can be read by every user of the
+///   machine: put the URL into the configuration file or an environment variable,
+///   or leave the password out of it and give it as `PGPASSWORD` or in `~/.pgpass`.
+/// * **TLS.** `sslmode=verify-full&sslrootcert=FILE` encrypts and checks that the
+///   server's certificate comes from that authority (without `sslrootcert`, from
+///   one the system trusts) and is made out to HOST. `sslmode=require` only
+///   encrypts. `sslcert` and `sslkey` name a certificate of the client's own.
+/// * **Primary.** Connections to a read-only server are given up and made anew, so
+///   HOST should be a name that follows a switchover.
+/// * **PgBouncer.** Session mode works as it is. Transaction mode needs PgBouncer
+///   1.21 or later with `max_prepared_statements` of at least 100: statements are
+///   prepared in one round trip and executed in another. (A statement cache of 0 is
+///   no way out and refused here: the driver would still prepare by name, and
+///   never forget.) In both modes set `ignore_startup_parameters =
+///   extra_float_digits, options`; the server's own `statement_timeout` then
+///   bounds statements. The pool must be as large as all nodes' lanes, readers and
+///   four connections each for the registry, or a fence may wait behind what it
+///   fences. `perennial journal migrate` needs a direct connection.
+/// * Other parameters: `user`, `password`, `dbname`, `host`, `hostaddr`, `port`,
+///   `application_name` (replaced), `options`, `statement-cache-capacity`.
 #[derive(Clone)]
 pub struct PostgresAddress(pub(crate) Box<PgConnectOptions>);
 
@@ -79,10 +101,10 @@ impl StorageUrl {
                     let problem = "\"//\" is missing after the scheme".into();
                     return Err(InvalidStorageUrl::Postgres { problem });
                 }
-                let options = PgConnectOptions::from_str(text).map_err(|error| {
-                    let problem = error.to_string();
-                    InvalidStorageUrl::Postgres { problem }
-                })?;
+                let invalid = |problem| InvalidStorageUrl::Postgres { problem };
+                check_parameters(rest).map_err(invalid)?;
+                let options =
+                    PgConnectOptions::from_str(text).map_err(|error| invalid(error.to_string()))?;
                 Ok(Self::Postgres(PostgresAddress(Box::new(options))))
             }
             _ => Err(InvalidStorageUrl::Scheme {
@@ -99,6 +121,50 @@ impl StorageUrl {
     pub fn sqlite(path: &Path) -> Self {
         Self::Sqlite(path.to_owned())
     }
+}
+
+/// What a URL may have after its "?". The driver ignores others, with their values
+/// in the log; a misspelt `password` must not end up there, nor a misspelt
+/// `sslmode` be without effect.
+const PARAMETERS: &[&str] = &[
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+/// Says what is wrong with the parameters, without their values.
+fn check_parameters(url: &str) -> Result<(), String> {
+    let (_, parameters) = url.split_once('?').unwrap_or((url, ""));
+    for parameter in parameters.split('&').filter(|text| !text.is_empty()) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if name == "statement-cache-capacity" && value.parse() == Ok(0_usize) {
+            return Err("statement-cache-capacity must be at least 1".into());
+        }
+        if !PARAMETERS.contains(&name) && !name.starts_with("options[") {
+            // Behind an unescaped "?" may be the rest of a password.
+            let shown = if parameters.contains('@') { "" } else { name };
+            return Err(format!(
+                "it has an unknown parameter {shown:?}; known are {}",
+                PARAMETERS.join(", ")
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for StorageUrl {
@@ -176,6 +242,10 @@ mod tests {
             "postgres:ada:geheim@db",
             "postgres://ada:geheim@db:port/shop",
             "ada:geheim@db",
+            "postgres://ada@db/shop?passwrod=geheim",
+            "postgres://ada:geheim@db/shop?ssl_mode=verify-full",
+            "postgres://ada:geheim@db/shop?statement-cache-capacity=0",
+            "postgres://ada:4?geheim@db/shop",
         ] {
             let error = StorageUrl::parse(text).unwrap_err();
             assert!(!error.to_string().contains("geheim"), "{error}");

@@ -77,7 +77,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use uuid::Uuid;
 
-use crate::behavior::Behavior;
+use crate::behavior::Recoverable;
 use crate::codec::Codec;
 use crate::effect::{Decision, ReplyWith, Then};
 use crate::event_sourced::EventSourced;
@@ -86,6 +86,7 @@ use crate::journal::{NewEvent, StoredEvent};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
+use crate::snapshot_store::Snapshot;
 use crate::writer::WriterUuid;
 
 /// One entity under test. See the module's text.
@@ -399,14 +400,33 @@ where
         for event in &self.stored {
             replay(&mut behavior, event);
             if event.sequence_nr == snapshot_at {
-                let snapshot = behavior.encode_state();
-                behavior = fresh(&self.definition);
-                if let Err(error) = snapshot.and_then(|bytes| behavior.offer_snapshot(&bytes)) {
-                    panic!("the state does not survive a snapshot at {snapshot_at}: {error}");
-                }
+                behavior = self.through_snapshot(&behavior, snapshot_at);
             }
         }
         behavior
+    }
+
+    /// The same state in a new incarnation, by a snapshot.
+    #[track_caller]
+    fn through_snapshot(
+        &self,
+        behavior: &EventSourcedBehavior<E>,
+        sequence_nr: SequenceNr,
+    ) -> EventSourcedBehavior<E> {
+        let payload = match behavior.encode_state() {
+            Ok(payload) => payload,
+            Err(error) => panic!("{error}"),
+        };
+        let snapshot = Snapshot {
+            sequence_nr,
+            payload,
+            created_at: SystemTime::UNIX_EPOCH,
+        };
+        let mut restored = fresh(&self.definition);
+        if let Err(error) = restored.offer_snapshot(&snapshot) {
+            panic!("the state does not survive a snapshot at {sequence_nr}: {error}");
+        }
+        restored
     }
 
     #[track_caller]

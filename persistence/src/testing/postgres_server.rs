@@ -12,6 +12,7 @@
 
 use std::env;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -109,11 +110,22 @@ impl Drop for TestDatabase {
     }
 }
 
+/// How a private server differs from the usual one.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct PostgresSetup<'a> {
+    /// Asked of everybody; without one everybody is let in.
+    pub password: Option<&'a str>,
+    /// Files with its key and its certificate; without them there is no TLS.
+    pub tls: Option<(&'a Path, &'a Path)>,
+}
+
 /// A private server, stopped and removed when dropped.
 pub struct PostgresServer {
     programs: PathBuf,
     folder: PathBuf,
     port: u16,
+    password: Option<String>,
+    has_tls: bool,
     /// Ends the server when its standard input ends.
     watchdog: Child,
 }
@@ -125,6 +137,15 @@ impl PostgresServer {
     /// When Postgres is not installed, or does not start.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(PostgresSetup::default())
+    }
+
+    /// Starts a server that differs from the usual one.
+    ///
+    /// # Panics
+    /// As [`PostgresServer::start`] does.
+    #[must_use]
+    pub fn start_with(setup: PostgresSetup<'_>) -> Self {
         let programs = find_programs();
         let folder =
             env::temp_dir().join(format!("perennial-postgres-{}", Uuid::new_v4().simple()));
@@ -134,25 +155,31 @@ impl PostgresServer {
             programs,
             folder,
             port: 0,
+            password: setup.password.map(str::to_owned),
+            has_tls: setup.tls.is_some(),
             watchdog,
         };
-        server.give_folder_away();
+        let password_file = server.folder.join("password");
+        std::fs::write(&password_file, setup.password.unwrap_or("unused")).unwrap();
         let data = server.folder.join("data");
+        Self::give_away(&server.folder);
+        let authentication = setup.password.map_or("trust", |_| "scram-sha-256");
         // Locale C and UTF-8: what the tests see does not depend on the machine.
-        let options = [
-            "-U",
-            "perennial",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--locale=C",
-            "--no-sync",
-            "-D",
-        ];
         run(unprivileged(&server.programs.join("initdb"))
-            .args(options)
+            .args(["-U", "perennial", "-A", authentication])
+            .args(["-E", "UTF8", "--locale=C", "--no-sync"])
+            .arg(format!("--pwfile={}", password_file.display()))
+            .arg("-D")
             .arg(&data));
+        if let Some((key, certificate)) = setup.tls {
+            for (file, name) in [(key, "server.key"), (certificate, "server.crt")] {
+                let copy = data.join(name);
+                std::fs::copy(file, &copy).unwrap();
+                let owner_only = std::fs::Permissions::from_mode(0o600);
+                std::fs::set_permissions(&copy, owner_only).unwrap();
+                Self::give_away(&copy);
+            }
+        }
         for _ in 0..PORTS_TRIED {
             server.port = free_port();
             if server.try_start_again() {
@@ -165,12 +192,23 @@ impl PostgresServer {
     /// Where its databases are, as a text: that of the database `postgres`.
     #[must_use]
     pub fn url_text(&self) -> String {
-        format!("postgres://perennial@127.0.0.1:{}/postgres", self.port)
+        let password = self.password.as_ref().map(|word| format!(":{word}"));
+        format!(
+            "postgres://perennial{}@127.0.0.1:{}/postgres",
+            password.unwrap_or_default(),
+            self.port
+        )
     }
 
     /// Stops it as a crash of the machine's power would look to clients: at once.
     pub fn stop_immediately(&self) {
         run(self.pg_ctl().args(["stop", "-w", "-m", "immediate"]));
+    }
+
+    /// Stops it like that and starts it again, which repairs what was not finished.
+    pub fn restart_immediately(&self) {
+        self.stop_immediately();
+        self.start_again();
     }
 
     /// Starts it again after it was stopped, on the same port.
@@ -187,8 +225,10 @@ impl PostgresServer {
 
     fn try_start_again(&self) -> bool {
         let settings = format!(
-            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c max_connections=500",
-            self.port
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c max_connections=500 \
+             -c ssl={}",
+            self.port,
+            if self.has_tls { "on" } else { "off" }
         );
         let mut start = self.pg_ctl();
         start
@@ -210,10 +250,10 @@ impl PostgresServer {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// The server does not run as root, so root gives the folder to its user.
-    fn give_folder_away(&self) {
+    /// The server does not run as root, so root gives its files to its user.
+    fn give_away(path: &Path) {
         if let Some(user) = unprivileged_user() {
-            run(Command::new("chown").arg(user).arg(&self.folder));
+            run(Command::new("chown").args(["-R", user]).arg(path));
         }
     }
 }

@@ -1,10 +1,11 @@
 //! A view's state, and how it is brought up to date. Next: `view.rs`, the task that owns
 //! it.
 
+use crate::behavior::guard;
 use crate::codec::{self, Codec};
 use crate::event_adapter::EventAdapters;
 use crate::event_sourced::EventSourced;
-use crate::event_sourced::behavior::{for_each_event, guard};
+use crate::event_sourced::behavior::for_each_event;
 use crate::journal::StoredEvent;
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;

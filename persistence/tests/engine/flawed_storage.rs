@@ -31,6 +31,8 @@ enum Flaw {
     AppendStoresTooMuch,
     AppendHidesItsFailure,
     SavePanics,
+    ListHangs,
+    ListPanics,
 }
 
 /// Strikes once.
@@ -93,6 +95,10 @@ impl Journal for FlawedJournal {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<EntityListing>, JournalError> {
+        assert!(!self.1.strikes(Flaw::ListPanics), "told to panic");
+        if self.1.strikes(Flaw::ListHangs) {
+            std::future::pending::<()>().await;
+        }
         self.0.list_entities(entity_type, after, limit).await
     }
 
@@ -222,4 +228,28 @@ async fn a_snapshot_that_panics_is_not_the_last() {
     let all = SnapshotCriteria::ALL;
     let saved = f.storage.snapshots.load(&id, all).await.unwrap();
     assert_eq!(saved.unwrap().sequence_nr.get(), 3);
+}
+
+/// A probe of the circuit breaker that never ends is not the last one.
+#[tokio::test(start_paused = true)]
+async fn a_flawed_probe_is_not_the_last() {
+    for flaw in [Flaw::ListHangs, Flaw::ListPanics] {
+        let (f, flaws) = fixture(flaw).await;
+        f.faults().set_outage(true);
+        for i in 0..20 {
+            error(f.ask(&format!("other {i}"), &Command::List).await);
+        }
+        // In memory, so that nothing but a probe can find the journal again.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(300);
+        error(f.ask("n", &Command::List).await);
+        while !flaws.has_struck() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        f.faults().set_outage(false);
+        while let Err(refused) = f.ask("n", &Command::List).await {
+            assert!(matches!(refused, CommandError::JournalUnavailable { .. }));
+            assert!(tokio::time::Instant::now() < deadline, "{flaw:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use perennial_persistence::backoff::BackoffSettings;
+use perennial_persistence::circuit_breaker::CircuitBreakerSettings;
 use perennial_persistence::command::{Answer, CommandId, Envelope, ReplyTo, Request};
 use perennial_persistence::engine::{EngineSettings, EntityEngine};
 use perennial_persistence::journal::memory::faults::{Fault, Operation};
@@ -81,6 +82,11 @@ fn settings(seed: u64, random: &mut StdRng) -> EngineSettings {
             min: ms(5),
             max: ms(40),
             random_factor: 0.2,
+        },
+        circuit_breaker: CircuitBreakerSettings {
+            max_failures: random.random_range(3..=10),
+            call_timeout: ms(500),
+            reset_timeout: ms(16),
         },
         retention: RetentionSettings {
             every: *[0, 1, 2, 5].choose(random).unwrap(),

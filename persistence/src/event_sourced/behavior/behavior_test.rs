@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::codec::Json;
+use crate::command_error::Applied;
 use crate::effect::Effect;
 
 /// Panics where its command says.

@@ -3,25 +3,22 @@
 //! * A lost connection decides nothing: the identical statement is repeated on
 //!   another, until the deadline. It stores what the first one did not, and
 //!   otherwise the rows say whose they are (`outcome.rs`).
+//! * A server that is away, starting up, or read-only after a switchover has done
+//!   nothing: it is tried again until the deadline, so that a short outage costs
+//!   time and no append.
 //! * Something in the data that the server refuses fails the whole statement: the
 //!   batch is split in halves until what is poisoned is alone. Never after a lost
 //!   connection, when the whole may have been stored.
 
-use std::time::Duration;
-
 use futures::future::{BoxFuture, FutureExt};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::outcome;
 use super::statement::{self, APPEND, Piece};
 use crate::journal::repetition::{Repetition, first_repetition};
 use crate::journal::{Append, AppendError, Appended};
-use crate::storage::postgres::connections::{Connections, Failure};
+use crate::storage::postgres::connections::{Connections, Failure, Retry};
 use crate::writer::SessionUuid;
-
-/// First and longest pause before a batch is tried again.
-const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// A stalled connection is given up when this part of the append's time has
 /// passed, so that there is time to ask again on another.
@@ -133,7 +130,7 @@ enum Attempt {
     /// What became of each piece; `None` for those to be tried again.
     Decided(Vec<Option<Appended>>),
     Poisoned(String),
-    /// Certainly not stored; worth trying again at once.
+    /// Certainly not stored; worth trying again.
     InTheWay(String),
     /// Certainly not stored, and no use in trying again now.
     Refused(String),
@@ -147,7 +144,7 @@ async fn store_together(
     pieces: &[Piece<'_>],
 ) -> Result<Vec<Appended>, Poison> {
     let mut outcomes: Vec<Option<Appended>> = pieces.iter().map(|_| None).collect();
-    let mut pause = PAUSE_MIN;
+    let mut retry = Retry::until(target.deadline);
     // Whether an attempt may have stored something that was not found out since.
     let mut sent = false;
     loop {
@@ -178,7 +175,7 @@ async fn store_together(
                 message
             }
         };
-        if Instant::now() + pause > target.deadline {
+        if !retry.pause().await {
             let failure = if sent {
                 AppendError::Unknown { message }
             } else {
@@ -186,8 +183,6 @@ async fn store_together(
             };
             return Ok(fill(outcomes, &failure));
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
@@ -201,9 +196,11 @@ fn fill(outcomes: Vec<Option<Appended>>, failure: &AppendError) -> Vec<Appended>
 /// something.
 async fn attempt(target: &Target<'_>, pieces: &[Piece<'_>], sent: bool) -> Attempt {
     let (lane, lane_nr) = target.connections.append_lane(target.lane);
-    let mut guard = match lane.acquire(target.session).await {
-        Ok(guard) => guard,
-        Err(error) => return Attempt::Refused(error.to_string()),
+    let mut guard = match timeout_at(target.deadline, lane.acquire(target.session)).await {
+        Ok(Ok(guard)) => guard,
+        // Nothing was sent.
+        Ok(Err(error)) => return Attempt::InTheWay(error.to_string()),
+        Err(_) => return Attempt::InTheWay("no connection could be made in time".into()),
     };
     let work = async {
         let arguments = statement::arguments(target.session, lane_nr, pieces)?;
@@ -243,6 +240,7 @@ async fn attempt(target: &Target<'_>, pieces: &[Piece<'_>], sent: bool) -> Attem
             guard.give_back();
             Attempt::InTheWay(message)
         }
+        Failure::ReadOnly => Attempt::InTheWay(message),
         Failure::Refused => Attempt::Refused(message),
         Failure::Undecided => Attempt::Undecided(message),
     }

@@ -3,7 +3,8 @@
 //! It is a statement and not a transaction, because then nothing is left open when
 //! a client stalls, and one round trip carries everything. It stores an append or
 //! a first part of it; what was not stored and why is asked afterwards
-//! (`outcome.rs`), because nearly always everything is.
+//! (`outcome.rs`), because nearly always everything is. Why a fence holds against
+//! it is told in `fencing.rs`.
 
 use sqlx::postgres::PgArguments;
 use uuid::Uuid;
@@ -86,11 +87,11 @@ pub(super) const APPEND: &str = "\
                       WHERE d.persistence_id = c.persistence_id AND d.command_id = c.command_id) \
         GROUP BY c.append_nr \
     ) \
-    INSERT INTO perennial.events (persistence_id, sequence_nr, tx, writer_uuid, shard, entity_type, write_len, codec, \
+    INSERT INTO perennial.events (persistence_id, sequence_nr, tx, writer_uuid, shard, write_len, codec, \
                                   manifest, payload, tags, metadata, command_id, reply_codec, reply_manifest, reply) \
     SELECT e.persistence_id, e.sequence_nr, \
            (SELECT pg_current_xact_id()::text::bigint + coalesce((SELECT tx_offset FROM perennial.cluster), 0)), \
-           e.writer_uuid, e.shard, split_part(e.persistence_id, '|', 1), e.write_len, e.codec, e.manifest, e.payload, \
+           e.writer_uuid, e.shard, e.write_len, e.codec, e.manifest, e.payload, \
            e.tags::text[], e.metadata::jsonb, e.command_id, e.reply_codec, e.reply_manifest, e.reply \
     FROM lane CROSS JOIN unnest( \
         $7::int[], $8::int[], $9::text[], $10::int[], $11::bigint[], $12::uuid[], $13::bigint[], $14::bigint[], \

@@ -18,9 +18,9 @@ use crate::storage::sqlite::{Fences, SqliteDatabase, SqliteFailure, sort_failure
 use crate::storage::{self, from_micros, metadata_json};
 use crate::writer::{SessionUuid, WriterUuid};
 
-const INSERT_EVENT: &str = "INSERT INTO events (persistence_id, sequence_nr, writer_uuid, shard, entity_type, codec, \
+const INSERT_EVENT: &str = "INSERT INTO events (persistence_id, sequence_nr, writer_uuid, shard, codec, \
      manifest, payload, tags, metadata, write_len, command_id, reply, reply_codec, reply_manifest, created_at) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(unixepoch('subsec') * 1000000 AS INTEGER))";
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(unixepoch('subsec') * 1000000 AS INTEGER))";
 
 /// Of each of an array of streams, in its order.
 const KNOWN_HIGHEST: &str = "SELECT coalesce( \
@@ -246,7 +246,6 @@ async fn insert_events(
             .bind(first.plus(index as u64).as_i64())
             .bind(append.writer.0)
             .bind(i64::from(append.shard.0))
-            .bind(append.persistence_id.entity_type())
             .bind(event.payload.codec.0)
             .bind(&*event.payload.manifest)
             .bind(&*event.payload.bytes)

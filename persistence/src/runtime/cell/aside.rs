@@ -135,7 +135,7 @@ impl Cell {
             return;
         }
         let commands = work.commands;
-        let started = match self.behavior.start_outside(work) {
+        let started = match self.event_sourced().start_outside(work) {
             Ok(started) => started,
             Err(error) => {
                 self.work().broken = Some(error.to_string());

@@ -1,5 +1,8 @@
 //! Recovery as the cell sees it: pages of its past, then ready.
 
+use std::time::Duration;
+
+use crate::behavior::Incarnation;
 use crate::command_error::CommandError;
 use crate::journal::{StoredEvent, StreamBounds};
 use crate::sequence_nr::SequenceNr;
@@ -39,7 +42,7 @@ impl Cell {
         cx: &mut CellContext<'_>,
     ) -> (PageVerdict, Next) {
         if let Some(snapshot) = &page.snapshot {
-            if let Err(error) = self.behavior.offer_snapshot(&snapshot.payload) {
+            if let Err(error) = self.entity.recoverable().offer_snapshot(snapshot) {
                 tracing::warn!(
                     entity = %self.persistence_id, sequence_nr = %snapshot.sequence_nr,
                     codec = %snapshot.payload.codec, manifest = %snapshot.payload.manifest, %error,
@@ -56,7 +59,7 @@ impl Cell {
             self.command_ids.mark_incomplete();
         }
         for event in &page.events {
-            if let Err(error) = self.behavior.replay(event) {
+            if let Err(error) = self.entity.recoverable().replay(event) {
                 let message = format!(
                     "{}: event {} (manifest {:?}, codec {}) cannot be replayed: {error}. Other entities go on; \
                      restore or correct that event",
@@ -89,9 +92,22 @@ impl Cell {
         }
         // The last events may have been discarded by the replay filter; new ones
         // are numbered after the highest stored all the same.
+        if self.sequence_nr < bounds.highest {
+            self.command_ids.mark_incomplete();
+        }
         self.sequence_nr = bounds.highest;
         self.stored_nr = bounds.highest;
         self.writer = writer;
+        if let Incarnation::Actor(actor) = &mut self.entity {
+            if let Err(message) = actor.recovered(bounds.highest) {
+                let id = &self.persistence_id;
+                return self.recovery_failed(format!(
+                    "{id}: it panicked when its recovery was completed: {message}"
+                ));
+            }
+            self.stage = Stage::Ready;
+            return self.begin_turns(cx);
+        }
         self.stage = Stage::Ready;
         let replayed = bounds.highest.get() - self.snapshot_nr.get();
         if let Some(take) = self.retention.after_recovery(replayed, bounds.highest)
@@ -102,7 +118,7 @@ impl Cell {
                 payload,
             });
         }
-        match self.behavior.recovered() {
+        match self.event_sourced().recovered() {
             Ok(None) => {}
             Ok(Some(command)) => self.give_itself(command),
             Err(error) => return self.recovery_failed(error.to_string()),
@@ -112,9 +128,11 @@ impl Cell {
 
     /// The journal could not be read; nothing is wrong with the entity.
     pub(crate) fn recovery_unavailable(&mut self, message: String) -> Next {
-        self.refuse_all(&CommandError::JournalUnavailable {
+        let error = CommandError::JournalUnavailable {
             message: message.clone(),
-        });
+        };
+        self.entity.recovery_failed(&error);
+        self.refuse_all(&error);
         Next::Failed {
             failure: Failure::Journal,
             message,
@@ -127,6 +145,10 @@ impl Cell {
         metrics::counter!("perennial_recovery_failures_total", "entity_type" => self.persistence_id.entity_type().to_owned())
             .increment(1);
         tracing::error!(entity = %self.persistence_id, message, "recovery failed");
+        self.entity.recovery_failed(&CommandError::RecoveryFailed {
+            message: message.clone(),
+            retry_after: Duration::ZERO,
+        });
         Next::Failed {
             failure: Failure::Recovery,
             message,

@@ -1,24 +1,21 @@
 //! A round: the commands that wait, handled one after another.
 
 use crate::behavior::{After, AfterEffects, Handled};
-use crate::command::{Answer, CommandId, Reply, Request};
+use crate::command::{Answer, Reply, Request};
 use crate::command_error::{Applied, CommandError};
-use crate::command_id_cache::Recall;
 use crate::journal::{Append, AtomicWrite, CommandRecord, NewEvent};
 use crate::payload::Payload;
 use crate::persisting::Commands;
 
 use crate::runtime::guarded_journal::OPEN_MESSAGE;
 
-use super::{Action, Cell, CellContext, Failure, Held, Index, Next, Promise, Queued, Stage, Work};
+use super::retries::Recalled;
+use super::{Action, Cell, CellContext, Failure, Held, Next, Promise, Queued, Stage};
 
 /// Requests handled before the cell gives way, and before their events go out.
 const ROUND_REQUESTS_MAX: usize = 256;
 /// Bytes of events and answers after which a round is over.
 const ROUND_BYTES_MAX: usize = 1024 * 1024;
-/// Command ids asked for in one look-up. Less than the command id cache holds,
-/// so that what is stored between a look-up and its use is still in the cache.
-const LOOK_UP_MAX: usize = 128;
 
 /// What handling one request means for the round.
 enum Step {
@@ -33,7 +30,7 @@ enum Step {
 
 impl Cell {
     /// Handles what waits, if the cell is ready.
-    pub(crate) fn run(&mut self, cx: &mut CellContext<'_>) -> Next {
+    pub(super) fn run_round(&mut self, cx: &mut CellContext<'_>) -> Next {
         if self.stage != Stage::Ready {
             return Next::Wait;
         }
@@ -91,9 +88,7 @@ impl Cell {
             };
         }
         if look_up {
-            self.stage = Stage::LookingUp;
-            cx.actions.push(Action::FindCommands(self.ids_to_look_up()));
-            return Next::Wait;
+            return self.look_up(cx);
         }
         if self.stop_requested {
             return self.restart(cx);
@@ -110,8 +105,7 @@ impl Cell {
 
     fn handle(&mut self, queued: Queued, bytes: &mut usize, cx: &mut CellContext<'_>) -> Step {
         // A caller that gave up was told that this is never handled.
-        let too_late = queued.deadline.is_some_and(|deadline| deadline <= cx.now);
-        if !queued.reply_to.begin() || too_late {
+        if !queued.reply_to.begin() || queued.is_overdue(cx.now) {
             let applied = Applied::No;
             return self.hold_answer(queued, Err(CommandError::DeadlineExceeded { applied }), cx);
         }
@@ -126,7 +120,6 @@ impl Cell {
         }
         let Request::Command {
             payload,
-            command_id,
             expected_sequence_nr,
             ..
         } = &queued.request
@@ -135,30 +128,11 @@ impl Cell {
             *bytes += answer.as_ref().map_or(0, |r| r.payload.bytes.len());
             return self.hold_answer(queued, answer, cx);
         };
-        let certainly_new = match command_id {
-            None => true,
-            Some(command_id) => match (self.command_ids.lookup(command_id), &queued.index) {
-                (_, Index::Stored(stored)) => {
-                    let answer = Ok(Reply {
-                        payload: stored.reply.clone(),
-                        sequence_nr: stored.sequence_nr,
-                        duplicate: true,
-                    });
-                    return self.hold_answer(queued, answer, cx);
-                }
-                // The original is in this very round: attach to it by asking the
-                // index when it is stored.
-                (Recall::Known(nr), _) if nr > self.stored_nr => return Step::EndBefore(queued),
-                // The index knew nothing at a later number: another id with the
-                // same hash.
-                (Recall::Known(nr), Index::NotStored { asked_at }) if nr <= *asked_at => true,
-                (Recall::Known(_), _) => return Step::LookUp(queued),
-                (Recall::CertainlyNew, _) | (Recall::Unknown, Index::NotStored { .. }) => true,
-                (Recall::Unknown, Index::NotAsked) if self.retries_likely => {
-                    return Step::LookUp(queued);
-                }
-                (Recall::Unknown, Index::NotAsked) => false,
-            },
+        let certainly_new = match self.recall(&queued) {
+            Recalled::New { certainly } => certainly,
+            Recalled::Stored(reply) => return self.hold_answer(queued, Ok(reply), cx),
+            Recalled::UnderWay => return Step::EndBefore(queued),
+            Recalled::AskIndex => return Step::LookUp(queued),
         };
         if let Some(expected) = *expected_sequence_nr
             && expected != self.sequence_nr
@@ -170,7 +144,8 @@ impl Cell {
             let error = CommandError::SequenceNrMismatch { expected, actual };
             return self.hold_answer(queued, Err(error), cx);
         }
-        let handled = self.behavior.handle(payload, self.sequence_nr);
+        let at = self.sequence_nr;
+        let handled = self.event_sourced().handle(payload, at);
         let stores = matches!(&handled, Handled::Accepted { events, .. } if !events.is_empty());
         if !stores && !certainly_new {
             // What stores nothing takes effect only when the command is no retry of
@@ -305,24 +280,18 @@ impl Cell {
         Step::GoOn
     }
 
-    fn encode_state(&self) -> Answer {
-        match self.behavior.encode_state() {
-            Ok(payload) => Ok(Reply {
-                payload,
-                sequence_nr: self.sequence_nr,
-                duplicate: false,
-            }),
-            Err(error) => Err(CommandError::Panicked {
-                message: format!("its state cannot be encoded: {error}"),
-                applied: Applied::No,
-            }),
-        }
+    pub(super) fn encode_state(&self) -> Answer {
+        Ok(Reply {
+            payload: self.entity.encode_state()?,
+            sequence_nr: self.sequence_nr,
+            duplicate: false,
+        })
     }
 
     /// The state, for a snapshot. One that cannot be encoded costs its snapshot,
     /// not its events.
     pub(super) fn encode_snapshot(&mut self) -> Option<Payload> {
-        match self.behavior.encode_state() {
+        match self.entity.encode_state() {
             Ok(payload) => Some(payload),
             Err(error) => {
                 tracing::warn!(entity = %self.persistence_id, %error, "the state cannot be encoded: no snapshot is taken");
@@ -330,30 +299,5 @@ impl Cell {
                 None
             }
         }
-    }
-
-    /// The ids of the requests at the head of the stash that may be retries.
-    fn ids_to_look_up(&mut self) -> Vec<CommandId> {
-        let stash = &self.work().stash;
-        let ids = stash.iter().take(LOOK_UP_MAX).filter_map(|queued| {
-            let Request::Command { command_id, .. } = &queued.request else {
-                return None;
-            };
-            command_id.clone()
-        });
-        ids.collect()
-    }
-
-    fn is_broken(&self) -> bool {
-        self.work.as_ref().is_some_and(|work| work.broken.is_some())
-    }
-
-    fn pop_queued(&mut self) -> Option<Queued> {
-        let work = self.work.as_mut()?;
-        work.returned.pop_front().or_else(|| work.stash.pop_front())
-    }
-
-    pub(super) fn work(&mut self) -> &mut Work {
-        self.work.get_or_insert_default()
     }
 }

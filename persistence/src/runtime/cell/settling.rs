@@ -4,19 +4,19 @@
 use std::time::Duration;
 
 use crate::behavior::AfterEffects;
-use crate::command::{Answer, CommandId, ReplyTo, Request};
+use crate::command::{Answer, ReplyTo};
 use crate::command_error::{Applied, CommandError};
-use crate::journal::{AppendError, Appended, StoredCommand};
+use crate::journal::{AppendError, Appended};
 use crate::writer::WriterUuid;
 
 use super::{Action, Cell, CellContext, Failure, Held, Index, Next, Promise, Queued, Stage};
 
 /// What clients are told to wait behind an append of unknown outcome.
-const RETRY_AFTER_UNKNOWN: Duration = Duration::from_millis(100);
+pub(super) const RETRY_AFTER_UNKNOWN: Duration = Duration::from_millis(100);
 
 impl Cell {
-    /// The append that was out has an outcome.
-    pub(crate) fn appended(&mut self, outcome: Appended, cx: &mut CellContext<'_>) -> Next {
+    /// A round's append has an outcome.
+    pub(super) fn settle_round(&mut self, outcome: Appended, cx: &mut CellContext<'_>) -> Next {
         self.stage = Stage::Ready;
         let stop = self.release_stored(outcome.stored_writes, cx);
         let Some(failure) = outcome.failure else {
@@ -80,51 +80,6 @@ impl Cell {
         }
     }
 
-    /// The index was asked about the ids of requests at the head of the stash.
-    pub(crate) fn commands_found(
-        &mut self,
-        asked: &[CommandId],
-        found: Result<Vec<Option<StoredCommand>>, String>,
-        cx: &mut CellContext<'_>,
-    ) -> Next {
-        self.stage = Stage::Ready;
-        let found = match found {
-            Ok(found) => found,
-            Err(message) => {
-                // Without the index no retry can be told from a new command.
-                self.refuse_all(&CommandError::JournalUnavailable { message });
-                return self.run(cx);
-            }
-        };
-        self.retries_likely = found.iter().any(Option::is_some);
-        let asked_at = self.stored_nr;
-        // Appends of unknown outcome may land late. Who is told of one must find it
-        // in the state from then on (I-12).
-        let is_behind = found.iter().flatten().any(|s| s.sequence_nr > asked_at);
-        let mut answers = asked.iter().zip(found);
-        for queued in &mut self.work().stash {
-            let Request::Command {
-                command_id: Some(command_id),
-                ..
-            } = &queued.request
-            else {
-                continue;
-            };
-            let Some((id, stored)) = answers.next() else {
-                break;
-            };
-            debug_assert_eq!(id, command_id, "the stash only grows at its end meanwhile");
-            queued.index = match stored {
-                Some(stored) => Index::Stored(stored),
-                None => Index::NotStored { asked_at },
-            };
-        }
-        if is_behind {
-            return self.restart(cx);
-        }
-        self.run(cx)
-    }
-
     /// Lets the answers out whose writes are stored. Returns whether one of them
     /// asked the entity to stop.
     fn release_stored(&mut self, writes: usize, cx: &mut CellContext<'_>) -> bool {
@@ -180,7 +135,7 @@ impl Cell {
         cx: &mut CellContext<'_>,
     ) {
         for run in effects.run {
-            if let Err(error) = self.behavior.run(run) {
+            if let Err(error) = self.event_sourced().run(run) {
                 let message = error.to_string();
                 self.work().broken = Some(message.clone());
                 let applied = if wrote { Applied::Unknown } else { Applied::No };

@@ -8,10 +8,11 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::journal::JournalError;
 use crate::storage::StorageOptions;
@@ -25,6 +26,11 @@ const IDLE_BEFORE_PING: Duration = Duration::from_secs(1);
 
 /// Connections for the registry: rare work, but a fence may wait.
 const CONTROL_CONNECTIONS: u32 = 4;
+
+/// First and longest pause before something is tried again. The longest is short
+/// enough that work goes on at once when a server is back.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// All connections of one opened storage.
 pub(crate) struct Connections {
@@ -50,29 +56,42 @@ pub(crate) use arguments;
 
 impl Connections {
     pub(crate) fn new(address: &PostgresAddress, options: &StorageOptions) -> Self {
-        let timeout_ms = options.statement_timeout.as_millis().to_string();
-        let base = address
-            .0
-            .clone()
-            .options([("statement_timeout", timeout_ms)]);
+        let with_timeout = |longest: Duration| {
+            let timeout_ms = longest.as_millis().to_string();
+            let timeout = [("statement_timeout", timeout_ms)];
+            address.0.as_ref().clone().options(timeout)
+        };
         let pool = |name: &str, size: u32| {
-            PgPoolOptions::new()
+            let pool = PgPoolOptions::new()
                 .max_connections(size.max(1))
                 .acquire_timeout(options.connect_timeout)
                 // A round trip per query. Reads are repeated instead.
                 .test_before_acquire(false)
-                .connect_lazy_with(base.clone().application_name(name))
+                // A standby lags behind: what it says is not the truth.
+                .after_connect(|connection, _| require_primary(connection).boxed());
+            let connect = with_timeout(options.statement_timeout).application_name(name);
+            (pool, connect)
         };
+        // Nobody waits longer for an append, so none works longer on it either.
+        let lane_timeout = options.statement_timeout.min(options.append_timeout);
         let lane = |_| Lane {
             connection: Mutex::new(None),
-            options: base.clone(),
+            options: with_timeout(lane_timeout),
             connect_timeout: options.connect_timeout,
         };
         let readers = u32::try_from(options.recovery_connections).unwrap_or(u32::MAX);
+        let (readers, reader) = pool("perennial reader", readers);
+        let (control, controller) = pool("perennial registry", CONTROL_CONNECTIONS);
+        // Its work is rare, so it can afford to ask.
+        let control = control.before_acquire(|connection, _| {
+            require_primary(connection)
+                .map(|answer| Ok(answer.is_ok()))
+                .boxed()
+        });
         Self {
             lanes: (0..=options.lanes.max(1)).map(lane).collect(),
-            readers: pool("perennial reader", readers),
-            control: pool("perennial registry", CONTROL_CONNECTIONS),
+            readers: readers.connect_lazy_with(reader),
+            control: control.connect_lazy_with(controller),
             options: options.clone(),
         }
     }
@@ -156,7 +175,8 @@ impl Connections {
     }
 
     /// Writes something other than an append. The statements are such that doing
-    /// them twice is the same as once, so a lost connection is tried over.
+    /// them twice is the same as once, so whatever a connection does, it is tried
+    /// over until the deadline.
     pub(crate) async fn write(
         &self,
         session: SessionUuid,
@@ -166,24 +186,69 @@ impl Connections {
     ) -> Result<PgRow, JournalError> {
         let failed = |error| unavailable(doing, error);
         let arguments = arguments.map_err(failed)?;
-        let deadline = Instant::now() + self.options.append_timeout;
+        let mut retry = Retry::until(Instant::now() + self.options.append_timeout);
         loop {
-            let mut lane = self.other_lane().acquire(session).await.map_err(failed)?;
-            let query = sqlx::query_with(sql, arguments.clone()).fetch_one(lane.connection());
-            let error = match timeout(self.options.statement_timeout * 2, query).await {
-                Ok(Ok(row)) => {
-                    lane.give_back();
-                    return Ok(row);
+            let error = match self.other_lane().acquire(session).await {
+                Ok(mut lane) => {
+                    let query =
+                        sqlx::query_with(sql, arguments.clone()).fetch_one(lane.connection());
+                    let error = match timeout(self.options.statement_timeout * 2, query).await {
+                        Ok(Ok(row)) => {
+                            lane.give_back();
+                            return Ok(row);
+                        }
+                        Ok(Err(error)) => error,
+                        Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+                    };
+                    if !Failure::of(&error).may_pass() {
+                        return Err(failed(error));
+                    }
+                    error
                 }
-                Ok(Err(error)) => error,
-                Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+                Err(error) => error,
             };
-            match Failure::of(&error) {
-                Failure::Undecided | Failure::Contention if Instant::now() < deadline => {}
-                _ => return Err(failed(error)),
+            if !retry.pause().await {
+                return Err(failed(error));
             }
         }
     }
+}
+
+/// When to try something again: after pauses that grow, until a deadline.
+pub(crate) struct Retry {
+    pub(crate) deadline: Instant,
+    pause: Duration,
+}
+
+impl Retry {
+    pub(crate) fn until(deadline: Instant) -> Self {
+        let pause = PAUSE_MIN;
+        Self { deadline, pause }
+    }
+
+    /// Waits; false, at once, when the deadline would pass meanwhile.
+    pub(crate) async fn pause(&mut self) -> bool {
+        if Instant::now() + self.pause > self.deadline {
+            return false;
+        }
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        true
+    }
+}
+
+/// Fails on a server that only reads: a standby, or a primary that was demoted.
+async fn require_primary(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let read_only: String = sqlx::query_scalar("SHOW transaction_read_only")
+        .fetch_one(connection)
+        .await?;
+    if read_only == "off" {
+        return Ok(());
+    }
+    let message = "the server is read-only, so it is a standby or is being switched over: let the URL lead to \
+                   the primary";
+    let kind = std::io::ErrorKind::ConnectionRefused;
+    Err(sqlx::Error::Io(std::io::Error::new(kind, message)))
 }
 
 /// One connection that writes, opened when first needed.
@@ -248,7 +313,12 @@ impl Lane {
             .options
             .clone()
             .application_name(&connection_name(session));
-        let connection = timeout(self.connect_timeout, options.connect())
+        let connect = async {
+            let mut connection = options.connect().await?;
+            require_primary(&mut connection).await?;
+            Ok::<_, sqlx::Error>(connection)
+        };
+        let connection = timeout(self.connect_timeout, connect)
             .await
             .map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))??;
         let current = LaneConnection {
@@ -269,6 +339,9 @@ pub(crate) enum Failure {
     UniqueViolation,
     /// Others were in the way: certainly not done, and worth trying over.
     Contention,
+    /// The server only reads since a switchover: certainly not done, and worth
+    /// trying over on another connection, which may lead to the new primary.
+    ReadOnly,
     /// The connection was lost, or the server ended the statement: it may have been
     /// done.
     Undecided,
@@ -277,6 +350,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Whether trying over may help, if doing it twice is the same as once.
+    pub(crate) fn may_pass(self) -> bool {
+        matches!(self, Self::Undecided | Self::Contention | Self::ReadOnly)
+    }
+
     pub(crate) fn of(error: &sqlx::Error) -> Self {
         use sqlx::Error;
         let code = match error {
@@ -291,6 +369,7 @@ impl Failure {
         match code.as_deref() {
             Some("23505") => Self::UniqueViolation,
             Some("55P03") => Self::Contention,
+            Some("25006") => Self::ReadOnly,
             Some(code) => match code.get(..2) {
                 // Bad data, violated constraint, exceeded limit.
                 Some("22" | "23" | "54") => Self::Poisoned,

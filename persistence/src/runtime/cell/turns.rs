@@ -1,0 +1,271 @@
+//! Turns: the commands, callbacks and signals of a persistent actor, one at a time.
+//!
+//! What an actor issues in a turn goes out when the turn is over, if no write is out.
+//! Callbacks that are due run before the next command. In which order is decided in
+//! `persisting.rs`. Next: `settling_turns.rs`, what happens when the journal has
+//! spoken.
+
+use crate::actor::StashRequest;
+use crate::behavior::ActorCommand;
+use crate::command::Request;
+use crate::command_error::CommandError;
+use crate::journal::Append;
+use crate::runtime::guarded_journal::OPEN_MESSAGE;
+
+use super::retries::Recalled;
+use super::{Action, Cell, CellContext, Next, Queued, Stage};
+
+/// Commands and signals handled before the cell gives way.
+const TURNS_MAX: usize = 256;
+
+/// What became of a request that was to be handled.
+enum Turn {
+    Over,
+    /// It has to wait for the write that is out.
+    Later(Queued),
+    /// The index has to be asked before.
+    LookUp(Queued),
+}
+
+impl Cell {
+    /// Handles what the actor issued when its recovery was completed, then the rest.
+    pub(super) fn begin_turns(&mut self, cx: &mut CellContext<'_>) -> Next {
+        self.after_turn(Ok(()), None, cx);
+        self.run_turns(cx)
+    }
+
+    /// Handles what waits, as far as it may be handled now.
+    pub(super) fn run_turns(&mut self, cx: &mut CellContext<'_>) -> Next {
+        if self.stage != Stage::Ready {
+            return Next::Wait;
+        }
+        let mut may_go_on = true;
+        for _ in 0..TURNS_MAX {
+            may_go_on = self.may_take_turn(cx);
+            if !may_go_on {
+                break;
+            }
+            if let Some(report) = self.work().reports.pop_front() {
+                let heard = self.actor().signal(report);
+                self.after_turn(heard, None, cx);
+                continue;
+            }
+            let Some(queued) = self.pop_queued() else {
+                break;
+            };
+            match self.take_turn(queued, cx) {
+                Turn::Over => {}
+                Turn::Later(queued) => {
+                    self.work().stash.push_front(queued);
+                    may_go_on = false;
+                    break;
+                }
+                Turn::LookUp(queued) => {
+                    self.work().stash.push_front(queued);
+                    return self.look_up(cx);
+                }
+            }
+        }
+        self.end_turns(may_go_on)
+            .unwrap_or_else(|| self.restart(cx))
+    }
+
+    /// What comes after a stop or a panic is for the next incarnation. What is
+    /// pending is bounded like what waits (I-10).
+    fn may_take_turn(&mut self, cx: &CellContext<'_>) -> bool {
+        let status = self.actor().status();
+        let has_room = status.pending < cx.settings.stash_capacity;
+        !self.stop_requested && !self.is_broken() && !status.stashing && has_room
+    }
+
+    /// `None` when the incarnation is to end.
+    fn end_turns(&mut self, may_go_on: bool) -> Option<Next> {
+        let writing = self.actor().status().writing;
+        let ends = self.stop_requested || self.is_broken();
+        let work = self.work();
+        let waits = !work.stash.is_empty() || !work.reports.is_empty();
+        if ends {
+            return writing.then_some(Next::Wait);
+        }
+        if may_go_on && waits {
+            return Some(Next::Again);
+        }
+        if writing {
+            return Some(Next::Wait);
+        }
+        if waits {
+            return Some(Next::Again);
+        }
+        if self.has_aside() {
+            return Some(Next::Parked);
+        }
+        self.work = None;
+        Some(Next::Idle)
+    }
+
+    fn take_turn(&mut self, queued: Queued, cx: &mut CellContext<'_>) -> Turn {
+        // A caller that gave up was told that this is never handled.
+        if !queued.reply_to.begin() || queued.is_overdue(cx.now) {
+            queued.refuse_overdue();
+            return Turn::Over;
+        }
+        if cx.journal_out_of_reach {
+            // Refused before it is handled, so that the entity can stay.
+            let message = OPEN_MESSAGE.to_owned();
+            let error = CommandError::JournalUnavailable { message };
+            queued.reply_to.answer(Err(error));
+            return Turn::Over;
+        }
+        let expected = match &queued.request {
+            Request::State => {
+                let state = self.encode_state();
+                queued.reply_to.answer(state);
+                return Turn::Over;
+            }
+            Request::Command {
+                expected_sequence_nr,
+                ..
+            } => *expected_sequence_nr,
+        };
+        match self.recall(&queued) {
+            Recalled::New { certainly: true } => {}
+            // Once it is handled it cannot be undone.
+            Recalled::New { certainly: false } | Recalled::AskIndex => {
+                return Turn::LookUp(queued);
+            }
+            Recalled::Stored(reply) => {
+                queued.reply_to.answer(Ok(reply));
+                return Turn::Over;
+            }
+            Recalled::UnderWay => return Turn::Later(queued),
+        }
+        if let Some(expected) = expected
+            && expected != self.sequence_nr
+        {
+            let actual = self.sequence_nr;
+            let error = CommandError::SequenceNrMismatch { expected, actual };
+            queued.reply_to.answer(Err(error));
+            return Turn::Over;
+        }
+        self.receive(queued, cx);
+        Turn::Over
+    }
+
+    fn receive(&mut self, queued: Queued, cx: &mut CellContext<'_>) {
+        let Queued {
+            request,
+            deadline,
+            reply_to,
+            index,
+        } = queued;
+        let Request::Command {
+            payload,
+            command_id,
+            metadata,
+            ..
+        } = &request
+        else {
+            // Only commands are received.
+            return;
+        };
+        let received = self.actor().receive(ActorCommand {
+            payload,
+            command_id: command_id.clone(),
+            metadata: metadata.clone(),
+            reply_to,
+        });
+        let (turn, stashed) = match received {
+            Ok(None) => (Ok(()), None),
+            Ok(Some(reply_to)) => {
+                let stashed = Queued {
+                    request,
+                    deadline,
+                    reply_to,
+                    index,
+                };
+                (Ok(()), Some(stashed))
+            }
+            Err(message) => (Err(message), None),
+        };
+        self.after_turn(turn, stashed, cx);
+    }
+
+    /// A turn is over: carries out what was asked for, runs the callbacks that are
+    /// due, and sends what was issued.
+    pub(super) fn after_turn(
+        &mut self,
+        turn: Result<(), String>,
+        stashed: Option<Queued>,
+        cx: &mut CellContext<'_>,
+    ) {
+        let mut turn = turn;
+        let mut stashed = stashed;
+        loop {
+            self.carry_out_asked(stashed.take(), cx);
+            turn = match turn.and_then(|()| self.actor().run_due()) {
+                Ok(true) => Ok(()),
+                Ok(false) => break,
+                Err(message) => {
+                    self.break_off(message);
+                    break;
+                }
+            };
+        }
+        let status = self.actor().status();
+        self.sequence_nr = status.issued;
+        self.stored_nr = status.applied;
+        self.send(cx);
+    }
+
+    fn carry_out_asked(&mut self, mut stashed: Option<Queued>, cx: &mut CellContext<'_>) {
+        let asked = self.actor().take_asked();
+        for (command_id, sequence_nr) in &asked.recorded {
+            self.command_ids.remember(command_id, *sequence_nr);
+        }
+        self.stop_requested |= asked.stop;
+        cx.actions
+            .extend(asked.storage.into_iter().map(Action::Store));
+        if !asked.reports.is_empty() {
+            self.work().reports.extend(asked.reports);
+        }
+        for request in asked.stash {
+            match (request, stashed.take()) {
+                (StashRequest::Stash, Some(queued)) => self.put_aside(queued, cx.settings),
+                (StashRequest::Stash, None) => {}
+                (StashRequest::UnstashAll, kept) => {
+                    stashed = kept;
+                    self.take_back();
+                }
+            }
+        }
+    }
+
+    /// The actor panicked. What it has issued goes out if no write is out, as if it
+    /// had panicked a little later; else it is given up (5.5 and 5.6 of the cases).
+    /// When the outcome is known the next incarnation finds it in its journal.
+    fn break_off(&mut self, message: String) {
+        tracing::error!(entity = %self.persistence_id, message, "the entity panicked; restarting it");
+        let entity_type = self.persistence_id.entity_type().to_owned();
+        metrics::counter!("perennial_entity_panics_total", "entity_type" => entity_type)
+            .increment(1);
+        let actor = self.actor();
+        actor.settle();
+        if actor.status().writing {
+            actor.abort_unsent();
+        }
+        self.work().broken = Some(message);
+    }
+
+    fn send(&mut self, cx: &mut CellContext<'_>) {
+        if let Some((first_sequence_nr, writes)) = self.actor().next_batch() {
+            cx.actions.push(Action::Append(Append {
+                persistence_id: self.persistence_id.clone(),
+                shard: self.shard,
+                epoch: self.epoch,
+                writer: self.writer,
+                first_sequence_nr,
+                writes,
+            }));
+        }
+    }
+}
