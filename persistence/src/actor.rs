@@ -22,7 +22,7 @@
 //! * A command with an id that stored events is not handled again: a retry is
 //!   answered with what [`Context::persist_replying`] stored, or with an empty
 //!   payload, marked as a duplicate. The guarantee covers the first atomic write of
-//!   a command.
+//!   a command, issued by its handler: not by a later callback of a defer.
 //! * A panic restarts the actor from its journal. The command that caused it is
 //!   answered, those that wait are kept.
 //!

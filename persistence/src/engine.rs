@@ -23,7 +23,7 @@ use crate::publication::{Publication, Subscription};
 use crate::replay_filter::ReplayFilterSettings;
 use crate::retention::RetentionSettings;
 use crate::runtime::group_commit::GroupCommit;
-use crate::runtime::guarded_journal::GuardedJournal;
+use crate::runtime::guarded_journal::{GuardedJournal, GuardedRecoveries};
 use crate::runtime::recovery_driver::RecoveryDriver;
 use crate::runtime::residency::Residency;
 use crate::runtime::snapshot_writer::SnapshotWriter;
@@ -219,7 +219,15 @@ impl EntityEngine {
         ));
         let journal_open = journal.is_open();
         tasks.services.spawn(Arc::clone(&journal).probe());
-        let storage = Storage { journal, ..storage };
+        let recoveries = Arc::new(GuardedRecoveries {
+            inner: storage.recoveries,
+            journal: Arc::clone(&journal),
+        });
+        let storage = Storage {
+            journal,
+            recoveries,
+            ..storage
+        };
         let commit = GroupCommit::new(storage.journal.lanes());
         let publication = Publication::new(settings.publication_capacity);
         commit.start(

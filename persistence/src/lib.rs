@@ -17,7 +17,8 @@
 //! * Decisions without I/O: [`persisting`], [`replay_filter`], [`retention`],
 //!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
 //!   [`command_id_cache`].
-//! * Storage: [`journal`], [`snapshot_store`], [`durable_state_store`], [`registry`],
+//! * Storage: [`journal`], [`snapshot_store`], [`durable_state_store`],
+//!   [`recovery_reader`], [`registry`],
 //!   [`global_order`], together a [`storage`].
 
 pub mod actor;
@@ -44,6 +45,7 @@ pub mod persistence_id;
 pub mod persisting;
 pub mod publication;
 pub mod recovery_permits;
+pub mod recovery_reader;
 pub mod registry;
 pub(crate) mod replay;
 pub mod replay_filter;

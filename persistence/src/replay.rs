@@ -2,7 +2,7 @@
 //! the replay filter.
 //!
 //! A pure value, fed by whoever reads: the recovery of a live entity
-//! (`runtime/recovery_driver.rs`) and the look at a past state
+//! (`runtime/recovery_pages.rs`) and the look at a past state
 //! (`engine/past_state.rs`), so that both see the same. What the events mean is
 //! the entity's business. Parts: `replay_filter/contiguity.rs`,
 //! `replay_filter.rs`.

@@ -9,6 +9,8 @@ pub(crate) mod contained;
 pub(crate) mod group_commit;
 pub(crate) mod guarded_journal;
 pub(crate) mod recovery_driver;
+pub(crate) mod recovery_pages;
+pub(crate) mod recovery_queue;
 pub(crate) mod residency;
 pub(crate) mod snapshot_writer;
 pub(crate) mod worker;

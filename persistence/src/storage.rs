@@ -7,6 +7,7 @@
 //! `journal/`, `snapshot_store/` and `registry/`; what they share, in `storage/`.
 
 mod columns;
+pub(crate) mod manifests;
 pub mod memory;
 pub(crate) mod owned;
 pub(crate) mod postgres;
@@ -19,6 +20,8 @@ use std::time::{Duration, SystemTime};
 use crate::durable_state_store::DurableStateStore;
 use crate::global_order::EventsInOrder;
 use crate::journal::Journal;
+use crate::recovery_reader::RecoveryReader;
+use crate::recovery_reader::composed::ComposedRecoveryReader;
 use crate::registry::Registry;
 use crate::snapshot_store::SnapshotStore;
 use crate::storage::memory::MemoryStorage;
@@ -39,6 +42,8 @@ pub struct Storage {
     pub snapshots: Arc<dyn SnapshotStore>,
     /// Where durable states live.
     pub states: Arc<dyn DurableStateStore>,
+    /// Reads both for many entities at once.
+    pub recoveries: Arc<dyn RecoveryReader>,
     /// The book of nodes and sessions.
     pub registry: Arc<dyn Registry>,
     /// All events, in one order.
@@ -149,6 +154,28 @@ pub enum StorageError {
 }
 
 impl Storage {
+    /// A storage of other backends than those of this crate. Recoveries read the
+    /// journal and the snapshot store one by one; a backend that can read many
+    /// entities at once brings a [`RecoveryReader`] of its own.
+    #[must_use]
+    pub fn composed(
+        journal: Arc<dyn Journal>,
+        snapshots: Arc<dyn SnapshotStore>,
+        states: Arc<dyn DurableStateStore>,
+        registry: Arc<dyn Registry>,
+        order: Arc<dyn EventsInOrder>,
+    ) -> Self {
+        let recoveries = ComposedRecoveryReader::new(journal.clone(), snapshots.clone());
+        Self {
+            journal,
+            snapshots,
+            states,
+            recoveries: Arc::new(recoveries),
+            registry,
+            order,
+        }
+    }
+
     /// Opens a storage whose schema is up to date. One in memory begins empty and
     /// ends with its last clone.
     ///

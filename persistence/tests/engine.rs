@@ -16,5 +16,7 @@ mod flawed_storage;
 mod life;
 #[path = "engine/random.rs"]
 mod random;
+#[path = "engine/recoveries.rs"]
+mod recoveries;
 #[path = "engine/reviewed.rs"]
 mod reviewed;

@@ -30,6 +30,7 @@ macro_rules! conformance_tests {
             perennial_persistence::journal_conformance_tests!(run);
             perennial_persistence::snapshot_store_conformance_tests!(run);
             perennial_persistence::durable_state_store_conformance_tests!(run);
+            perennial_persistence::recovery_reader_conformance_tests!(run);
             perennial_persistence::registry_conformance_tests!(run);
             perennial_persistence::global_order_conformance_tests!(run);
 
@@ -40,6 +41,27 @@ macro_rules! conformance_tests {
     };
 }
 conformance_tests!(memory);
+
+/// What authors of other backends get from their journal and snapshot store.
+mod composed {
+    use super::*;
+
+    perennial_persistence::recovery_reader_conformance_tests!(run);
+
+    fn run(case: impl AsyncFnOnce(&Storage)) {
+        memory(async |storage| {
+            let storage = storage.clone();
+            case(&Storage::composed(
+                storage.journal,
+                storage.snapshots,
+                storage.states,
+                storage.registry,
+                storage.order,
+            ))
+            .await;
+        });
+    }
+}
 conformance_tests!(sqlite);
 conformance_tests!(postgres);
 

@@ -24,5 +24,5 @@ mod outage;
 mod outage_of_engine;
 #[path = "postgres/rivals.rs"]
 mod rivals;
-#[path = "postgres/secrets.rs"]
-mod secrets;
+#[path = "postgres/tls.rs"]
+mod tls;

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::binaries::build_perennial;
 use crate::client::Client;
-use crate::database::{self, TestDatabase};
+use crate::database::{self, PostgresServer, PostgresSetup, TestDatabase};
 use crate::node_process::{NodeOptions, NodeProcess};
 use closed_loop::Load;
 use echo::EchoProcess;
@@ -68,8 +68,9 @@ pub struct Options {
 /// When one of the processes cannot be started, or any command fails.
 pub async fn run(shape: Shape, options: &Options) -> Result<Value> {
     build_perennial()?;
+    let mut server = None;
     let database = match options.journal {
-        JournalKind::Postgres => Some(TestDatabase::new().await),
+        JournalKind::Postgres => Some(make_database(&mut server).await),
         JournalKind::Memory | JournalKind::Sqlite => None,
     };
     let postgres = match &database {
@@ -106,6 +107,19 @@ pub async fn run(shape: Shape, options: &Options) -> Result<Value> {
         "echo": echoed,
         "append": appended,
     }))
+}
+
+/// On the server that the environment names, or a private one that waits for the
+/// disk; the one that tests share does not.
+async fn make_database(server: &mut Option<PostgresServer>) -> TestDatabase {
+    if std::env::var_os("PERENNIAL_TEST_DATABASE_URL").is_some() {
+        return TestDatabase::new().await;
+    }
+    let server = server.insert(PostgresServer::start_with(PostgresSetup {
+        durable: true,
+        ..PostgresSetup::default()
+    }));
+    TestDatabase::on(&server.url_text()).await
 }
 
 impl Options {

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-pub use perennial_persistence::testing::postgres_server::TestDatabase;
+pub use perennial_persistence::testing::postgres_server::{
+    PostgresServer, PostgresSetup, TestDatabase,
+};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::net::lookup_host;
 

@@ -4,8 +4,20 @@
 -- Ids are COLLATE "C": they compare by bytes, so listings are in byte order, the
 -- index needs no collation library, and an upgrade of that library cannot break it.
 
+--
+-- Measured with Postgres 15 and 1,000,000 events of 50,000 streams, written in turns
+-- in transactions of 128, ids of 24 bytes, payloads of 21: 234 bytes on disk per
+-- event, of which the rows take 149, events_pkey 78 and events_global_order 7. With
+-- a command id of 36 bytes and a reply of 11 it is 393: rows 200, events_command_id 108.
+--
+-- Not there, because they cost more than they give:
+-- * a column for the entity type: 9 bytes per event for what the id begins with;
+-- * an index on (tx, ordering): 32 bytes per event instead of 7, see below.
+--
+-- Rows are only inserted and deleted, so pages are filled to the brim (the default).
 CREATE TABLE perennial.events (
-    -- Fixed-width columns first: no padding between them.
+    -- Fixed-width columns first, wide ones before narrow ones: no padding between
+    -- them. With the id first it is 9 bytes more per event.
     sequence_nr     bigint NOT NULL CHECK (sequence_nr > 0),
     -- The global order is (tx, ordering), read below the oldest running
     -- transaction. The identity's cache is harmless: tx decides between
@@ -30,7 +42,9 @@ CREATE TABLE perennial.events (
     command_id      text COLLATE "C",
     reply_manifest  text,
     reply           bytea,
-    -- One stream has one event per number (I-3). Every read is a range of it.
+    -- One stream has one event per number (I-3). Every read is a range of it. Streams
+    -- grow everywhere in it, so its pages are two thirds full in the long run, and a
+    -- fill factor, which is for pages at the right edge, would not change that.
     CONSTRAINT events_pkey PRIMARY KEY (persistence_id, sequence_nr)
 );
 
@@ -38,8 +52,11 @@ CREATE TABLE perennial.events (
 CREATE UNIQUE INDEX events_command_id ON perennial.events (persistence_id, command_id)
     WHERE command_id IS NOT NULL;
 
--- For readers of all events. Inserts go to its right edge.
-CREATE INDEX events_global_order ON perennial.events (tx);
+-- For readers of all events. Events of one transaction share an entry, and are
+-- sorted by "ordering" when they are read: they are few, because batches are
+-- bounded. Where each event has a transaction of its own it is 22 bytes per event
+-- (31 with "ordering"). Inserts go to its right edge, so pages can be full.
+CREATE INDEX events_global_order ON perennial.events (tx) WITH (fillfactor = 100);
 
 -- A row only for streams from which events were deleted: their highest number
 -- must not be forgotten with the events.
@@ -47,7 +64,8 @@ CREATE TABLE perennial.streams (
     persistence_id  text COLLATE "C" PRIMARY KEY,
     highest         bigint NOT NULL,
     deleted_to      bigint NOT NULL
-);
+-- Updated by every further deletion. Room on the page keeps that out of the index.
+) WITH (fillfactor = 90);
 
 -- Command ids outlive their deleted events, until the horizon.
 CREATE TABLE perennial.deleted_commands (
@@ -85,7 +103,8 @@ CREATE TABLE perennial.states (
     deleted         boolean NOT NULL DEFAULT false,
     manifest        text NOT NULL,
     payload         bytea
-);
+-- Updated by every command. Room on the page keeps that out of the index.
+) WITH (fillfactor = 80);
 
 -- An identity is never used twice, not even after a rollback.
 CREATE TABLE perennial.nodes (

@@ -1,5 +1,5 @@
-//! How durable states get to their store: a journal and a snapshot store that send the
-//! streams of certain entity types there.
+//! How durable states get to their store: a journal, a snapshot store and a reader of
+//! recoveries that send the streams of certain entity types there.
 //!
 //! For the engine a durable state is a stream whose events are all deleted and replaced
 //! by a snapshot at its end. An append to it writes the state after its last event;
@@ -14,13 +14,14 @@ use futures::future::{join, join_all};
 
 use crate::command::CommandId;
 use crate::durable_state::DELETED_MANIFEST;
-use crate::durable_state_store::{DurableStateStore, StateWrite, StateWriteError};
+use crate::durable_state_store::{DurableStateStore, StateWrite, StateWriteError, StoredState};
 use crate::journal::{
     Append, AppendError, Appended, EntityListing, EventRange, Journal, JournalError, StoredCommand,
     StoredEvent, StreamBounds, WriteRight,
 };
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
+use crate::recovery_reader::{Beginning, BeginningLimits, RecoveryReader, Wanted};
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
 use crate::storage::Storage;
@@ -41,7 +42,8 @@ pub(crate) fn route(storage: Storage, types: BTreeSet<&'static str>) -> Storage 
     let routing = Arc::new(Routing { storage, types });
     Storage {
         journal: routing.clone(),
-        snapshots: routing,
+        snapshots: routing.clone(),
+        recoveries: routing,
         ..rest
     }
 }
@@ -53,6 +55,17 @@ impl Routing {
 
     fn states(&self) -> &dyn DurableStateStore {
         &*self.storage.states
+    }
+
+    async fn beginning(&self, wanted: &Wanted) -> Result<Option<Beginning>, JournalError> {
+        let state = self.states().load(&wanted.persistence_id).await?;
+        let bounds = bounds(state.as_ref());
+        let state = state.filter(|state| state.revision <= wanted.snapshot_max);
+        Ok(Some(Beginning {
+            bounds,
+            snapshot: state.map(snapshot),
+            events: Vec::new(),
+        }))
     }
 
     async fn write(&self, session: SessionUuid, append: &Append) -> Appended {
@@ -75,6 +88,26 @@ impl Routing {
             Ok(()) => Appended::all(append),
             Err(error) => Appended::none(append_error(append, error)),
         }
+    }
+}
+
+/// The state as the snapshot that stands for all of its events.
+fn snapshot(state: StoredState) -> Snapshot {
+    Snapshot {
+        sequence_nr: state.revision,
+        payload: state.payload.unwrap_or_else(|| Payload {
+            manifest: DELETED_MANIFEST.into(),
+            ..Payload::json("")
+        }),
+        created_at: state.updated_at,
+    }
+}
+
+fn bounds(state: Option<&StoredState>) -> StreamBounds {
+    let revision = state.map_or(SequenceNr::ZERO, |state| state.revision);
+    StreamBounds {
+        highest: revision,
+        deleted_to: revision,
     }
 }
 
@@ -148,11 +181,7 @@ impl Journal for Routing {
             return self.storage.journal.bounds(persistence_id).await;
         }
         let state = self.states().load(persistence_id).await?;
-        let revision = state.map_or(SequenceNr::ZERO, |state| state.revision);
-        Ok(StreamBounds {
-            highest: revision,
-            deleted_to: revision,
-        })
+        Ok(bounds(state.as_ref()))
     }
 
     async fn find_commands(
@@ -207,14 +236,7 @@ impl SnapshotStore for Routing {
         let numbers = criteria.min_sequence_nr..=criteria.max_sequence_nr;
         let state = self.states().load(persistence_id).await?;
         let state = state.filter(|state| numbers.contains(&state.revision));
-        Ok(state.map(|state| Snapshot {
-            sequence_nr: state.revision,
-            payload: state.payload.unwrap_or_else(|| Payload {
-                manifest: DELETED_MANIFEST.into(),
-                ..Payload::json("")
-            }),
-            created_at: state.updated_at,
-        }))
+        Ok(state.map(snapshot))
     }
 
     async fn save(
@@ -244,5 +266,41 @@ impl SnapshotStore for Routing {
         }
         let snapshots = &self.storage.snapshots;
         snapshots.delete(right, persistence_id, criteria).await
+    }
+}
+
+#[async_trait]
+impl RecoveryReader for Routing {
+    fn concurrency(&self) -> usize {
+        self.storage.recoveries.concurrency()
+    }
+
+    async fn read_beginnings(
+        &self,
+        wanted: &[Wanted],
+        limits: BeginningLimits,
+    ) -> Vec<Result<Option<Beginning>, JournalError>> {
+        let is_state = |wanted: &&Wanted| self.is_state(&wanted.persistence_id);
+        let (states, streams): (Vec<&Wanted>, Vec<&Wanted>) = wanted.iter().partition(is_state);
+        let recoveries = &self.storage.recoveries;
+        if states.is_empty() {
+            return recoveries.read_beginnings(wanted, limits).await;
+        }
+        let streams: Vec<Wanted> = streams.into_iter().cloned().collect();
+        let read_streams = async {
+            match streams.is_empty() {
+                true => Vec::new(),
+                false => recoveries.read_beginnings(&streams, limits).await,
+            }
+        };
+        let read_states = join_all(states.iter().map(|wanted| self.beginning(wanted)));
+        let (streams, states) = join(read_streams, read_states).await;
+        let (mut streams, mut states) = (streams.into_iter(), states.into_iter());
+        let answer = |wanted: &Wanted| match self.is_state(&wanted.persistence_id) {
+            true => states.next(),
+            false => streams.next(),
+        };
+        // Fewer answers than were wanted are noticed by the caller.
+        wanted.iter().map_while(answer).collect()
     }
 }

@@ -52,14 +52,14 @@ const EVENTS_AFTER: &str = "\
           FROM (SELECT * FROM perennial.events \
                 WHERE tx >= $1 AND (tx, ordering) > ($1, $2) \
                   AND tx < (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
-                                   + coalesce((SELECT tx_offset FROM perennial.cluster), 0)) \
+                                   + coalesce((SELECT tx_offset FROM perennial.cluster WHERE one), 0)) \
                 ORDER BY tx, ordering LIMIT $3) first) page \
     WHERE bytes_before < $4 ORDER BY tx, ordering";
 
 const LAG: &str = "\
     SELECT extract(epoch FROM clock_timestamp() - created_at)::float8 FROM perennial.events \
     WHERE tx >= (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
-                        + coalesce((SELECT tx_offset FROM perennial.cluster), 0)) \
+                        + coalesce((SELECT tx_offset FROM perennial.cluster WHERE one), 0)) \
     ORDER BY tx LIMIT 1";
 
 fn decode(row: &PgRow) -> Result<OrderedEvent, JournalError> {

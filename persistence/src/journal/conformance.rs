@@ -19,7 +19,7 @@ mod reading;
 mod writing;
 
 pub use commands::*;
-pub(crate) use fixture::{Stream, assert_stored, new_session, write};
+pub(crate) use fixture::{Stream, assert_stored, commanded, new_session, payload, write};
 pub use reading::*;
 pub use writing::*;
 

@@ -56,7 +56,7 @@ impl MemoryJournal {
     }
 
     /// Stores what late appends are due. Called at the start of each operation.
-    fn apply_late(&self) {
+    pub(crate) fn apply_late(&self) {
         let release_all = self.storage.faults().take_release_late();
         let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
         let mut waiting = Vec::new();

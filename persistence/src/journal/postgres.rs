@@ -216,9 +216,11 @@ impl Journal for PostgresJournal {
         self.connections.append_lanes()
     }
 
+    /// Not in a task of its own, which would need a copy of the batch: a lane that is
+    /// left in the middle of a statement closes its connection, so a caller may go
+    /// away.
     async fn append(&self, session: SessionUuid, lane: usize, batch: &[Append]) -> Vec<Appended> {
-        let (connections, batch) = (self.connections.clone(), batch.to_vec());
-        owned(async move { append::append(&connections, session, lane, &batch).await }).await
+        append::append(&self.connections, session, lane, batch).await
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

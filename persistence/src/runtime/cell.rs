@@ -17,10 +17,11 @@
 //!
 //! Parts, in the order of life: `cell/recovering.rs`; `cell/round.rs` and
 //! `cell/settling.rs`, or `cell/turns.rs` and `cell/settling_turns.rs`;
-//! `cell/retries.rs` for command ids, `cell/aside.rs` for commands kept for later.
-//! Next: `worker.rs`, which owns cells.
+//! `cell/leaving.rs`. And `cell/retries.rs` for command ids, `cell/aside.rs` for
+//! commands kept for later. Next: `worker.rs`, which owns cells.
 
 mod aside;
+mod leaving;
 mod recovering;
 mod retries;
 mod round;
@@ -39,7 +40,7 @@ use crate::behavior::{
     ActorBehavior, AfterEffects, Behavior, Incarnation, OutsideFuture, OutsideWork,
 };
 use crate::command::{Answer, CommandId, Envelope, ReplyTo, Request};
-use crate::command_error::{Applied, CommandError};
+use crate::command_error::CommandError;
 use crate::command_id_cache::CommandIdCache;
 use crate::engine::{EngineSettings, EntityDescription, EntityState};
 use crate::entity_types::EntityFactory;
@@ -261,20 +262,6 @@ impl Cell {
         self.stage == Stage::Ready
     }
 
-    /// Asks the cell to leave memory when what it has handled is stored; what
-    /// waits in its stash starts the next incarnation. `left` is told, by being
-    /// dropped, when it has. Returns whether the cell wants to run.
-    pub(crate) fn request_stop(&mut self, left: oneshot::Sender<()>) -> bool {
-        if self.stage == Stage::Recovering {
-            // It is not in memory yet. Sent back to the start by everyone who asks,
-            // it would never handle what it recovers for.
-            return false;
-        }
-        self.stop_requested = true;
-        self.work.get_or_insert_default().leave_waiters.push(left);
-        self.stage == Stage::Ready
-    }
-
     /// Handles what waits, if the cell is ready.
     pub(crate) fn run(&mut self, cx: &mut CellContext<'_>) -> Next {
         match self.entity {
@@ -343,54 +330,6 @@ impl Cell {
         }
     }
 
-    /// Starts over from the journal with what is in the stash, or leaves when
-    /// nothing is.
-    fn restart(&mut self, cx: &mut CellContext<'_>) -> Next {
-        self.take_back();
-        self.give_up_unasked();
-        if self.queued() == 0 && !self.has_aside() {
-            return Next::Leave;
-        }
-        let max_payload = cx.settings.max_payload;
-        self.entity = match self.factory.incarnate(&self.persistence_id, max_payload) {
-            Ok(entity) => entity,
-            Err(error) => return self.recovery_failed(error.to_string()),
-        };
-        self.stage = Stage::Recovering;
-        self.sequence_nr = SequenceNr::ZERO;
-        self.stored_nr = SequenceNr::ZERO;
-        self.snapshot_nr = SequenceNr::ZERO;
-        self.command_ids = CommandIdCache::default();
-        self.retention = Retention::new(retention(&self.factory, cx.settings));
-        self.stop_requested = false;
-        let work = self.work();
-        // The state has left memory, which is what they wait for: dropping tells.
-        work.leave_waiters.clear();
-        // It was about the state that is gone.
-        work.broken = None;
-        work.reports.clear();
-        // The ids stored since may not be in the new command id cache.
-        for queued in &mut work.stash {
-            if matches!(queued.index, Index::NotStored { .. }) {
-                queued.index = Index::NotAsked;
-            }
-        }
-        cx.actions.push(Action::Recover(self.entity.begin()));
-        Next::Wait
-    }
-
-    /// Answers everything that waits with an error.
-    pub(crate) fn refuse_all(&mut self, error: &CommandError) {
-        let Some(work) = &mut self.work else { return };
-        let kept = work.aside.drain();
-        for queued in kept
-            .chain(work.returned.drain(..))
-            .chain(work.stash.drain(..))
-        {
-            queued.reply_to.answer(Err(error.clone()));
-        }
-    }
-
     fn pop_queued(&mut self) -> Option<Queued> {
         let work = self.work.as_mut()?;
         work.returned.pop_front().or_else(|| work.stash.pop_front())
@@ -422,16 +361,4 @@ impl Cell {
 /// The entity type's own retention, or the node's.
 fn retention(factory: &Arc<dyn EntityFactory>, settings: &EngineSettings) -> RetentionSettings {
     factory.retention().unwrap_or(settings.retention)
-}
-
-impl Queued {
-    fn is_overdue(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= now)
-    }
-
-    fn refuse_overdue(self) {
-        let applied = Applied::No;
-        self.reply_to
-            .answer(Err(CommandError::DeadlineExceeded { applied }));
-    }
 }

@@ -22,6 +22,7 @@ use crate::journal::{
     StoredEvent, StreamBounds, WriteRight,
 };
 use crate::persistence_id::PersistenceId;
+use crate::recovery_reader::{Beginning, BeginningLimits, RecoveryReader, Wanted};
 use crate::sequence_nr::SequenceNr;
 use crate::writer::SessionUuid;
 
@@ -141,12 +142,9 @@ impl GuardedJournal {
     ) -> Result<T, JournalError> {
         let reached =
             |answer: &Result<T, _>| !matches!(answer, Err(JournalError::Unavailable { .. }));
-        self.call(work, reached).await.unwrap_or_else(|| {
-            Err(JournalError::Unavailable {
-                message: OPEN_MESSAGE.to_owned(),
-                source: None,
-            })
-        })
+        self.call(work, reached)
+            .await
+            .unwrap_or_else(|| Err(refused()))
     }
 }
 
@@ -159,6 +157,41 @@ fn answered(outcomes: &[Appended]) -> bool {
         )
     };
     outcomes.is_empty() || !outcomes.iter().all(out_of_reach)
+}
+
+/// Reads of recoveries, which count like any other call of the journal.
+pub(crate) struct GuardedRecoveries {
+    pub(crate) inner: Arc<dyn RecoveryReader>,
+    pub(crate) journal: Arc<GuardedJournal>,
+}
+
+#[async_trait]
+impl RecoveryReader for GuardedRecoveries {
+    fn concurrency(&self) -> usize {
+        self.inner.concurrency()
+    }
+
+    async fn read_beginnings(
+        &self,
+        wanted: &[Wanted],
+        limits: BeginningLimits,
+    ) -> Vec<Result<Option<Beginning>, JournalError>> {
+        let reached = |read: &Vec<Result<_, _>>| {
+            let out_of_reach =
+                |answer: &Result<_, _>| matches!(answer, Err(JournalError::Unavailable { .. }));
+            read.is_empty() || !read.iter().all(out_of_reach)
+        };
+        let read = self.inner.read_beginnings(wanted, limits);
+        let read = self.journal.call(read, reached).await;
+        read.unwrap_or_else(|| wanted.iter().map(|_| Err(refused())).collect())
+    }
+}
+
+fn refused() -> JournalError {
+    JournalError::Unavailable {
+        message: OPEN_MESSAGE.to_owned(),
+        source: None,
+    }
 }
 
 #[async_trait]

@@ -35,7 +35,7 @@ use super::cell::{
     Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict, RecoveryPage,
 };
 use super::contained::look_up;
-use super::recovery_driver::RecoveryFault;
+use super::recovery_pages::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
 
 /// Messages taken in before cells run, so that what arrives together is handled

@@ -19,6 +19,7 @@ use crate::journal::memory::MemoryJournal;
 use crate::journal::memory::faults::Faults;
 use crate::journal::{StoredCommand, StoredEvent, StreamBounds, WriteRight};
 use crate::persistence_id::PersistenceId;
+use crate::recovery_reader::memory::MemoryRecoveryReader;
 use crate::registry::memory::MemoryRegistry;
 use crate::registry::{ClusterIdentity, NodeNr};
 use crate::sequence_nr::SequenceNr;
@@ -72,11 +73,13 @@ impl MemoryStorage {
         }
     }
 
-    /// Journal, snapshot store and registry over this database.
+    /// Journal, snapshot store, recovery reader and registry over this database.
     #[must_use]
     pub fn storage(&self) -> Storage {
+        let journal = Arc::new(MemoryJournal::new(self.clone()));
         Storage {
-            journal: Arc::new(MemoryJournal::new(self.clone())),
+            journal: journal.clone(),
+            recoveries: Arc::new(MemoryRecoveryReader::new(self.clone(), journal)),
             snapshots: Arc::new(MemorySnapshotStore::new(self.clone())),
             states: Arc::new(MemoryDurableStateStore::new(self.clone())),
             registry: Arc::new(MemoryRegistry::new(self.clone())),

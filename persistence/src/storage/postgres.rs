@@ -14,6 +14,7 @@ use sqlx::{ConnectOptions, Connection, Executor};
 use crate::durable_state_store::postgres::PostgresDurableStateStore;
 use crate::global_order::postgres::PostgresEventsInOrder;
 use crate::journal::postgres::PostgresJournal;
+use crate::recovery_reader::postgres::PostgresRecoveryReader;
 use crate::registry::postgres::PostgresRegistry;
 use crate::snapshot_store::postgres::PostgresSnapshotStore;
 use crate::storage::postgres::connections::Connections;
@@ -43,6 +44,7 @@ pub(crate) async fn open(
         journal: Arc::new(PostgresJournal::new(connections.clone())),
         snapshots: Arc::new(PostgresSnapshotStore::new(connections.clone())),
         states: Arc::new(PostgresDurableStateStore::new(connections.clone())),
+        recoveries: Arc::new(PostgresRecoveryReader::new(connections.clone())),
         registry: Arc::new(PostgresRegistry::new(connections.clone())),
         order: Arc::new(PostgresEventsInOrder::new(connections)),
     })

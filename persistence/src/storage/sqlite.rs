@@ -26,6 +26,7 @@ use crate::durable_state_store::sqlite::SqliteDurableStateStore;
 use crate::global_order::sqlite::SqliteEventsInOrder;
 use crate::journal::JournalError;
 use crate::journal::sqlite::SqliteJournal;
+use crate::recovery_reader::sqlite::SqliteRecoveryReader;
 use crate::registry::sqlite::SqliteRegistry;
 use crate::snapshot_store::sqlite::SqliteSnapshotStore;
 use crate::storage::{
@@ -122,6 +123,7 @@ pub(crate) async fn open(path: &Path, options: &StorageOptions) -> Result<Storag
         journal: Arc::new(SqliteJournal::new(database.clone())),
         snapshots: Arc::new(SqliteSnapshotStore::new(database.clone())),
         states: Arc::new(SqliteDurableStateStore::new(database.clone())),
+        recoveries: Arc::new(SqliteRecoveryReader::new(database.clone())),
         registry: Arc::new(SqliteRegistry::new(database.clone())),
         order: Arc::new(SqliteEventsInOrder::new(database)),
     })

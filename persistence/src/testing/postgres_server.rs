@@ -4,7 +4,7 @@
 //! be allowed to create databases. Without it a private server is started from the
 //! installed programs, on a free port of the loopback interface, with its own
 //! temporary folder. It does not wait for the disk (`fsync=off`), so it is no
-//! measure of speed. It ends, and its folder is removed, when the test process
+//! measure of speed; one with [`PostgresSetup::durable`] is. It ends, and its folder is removed, when the test process
 //! ends in whatever way: a watchdog waits for the end of a pipe that only the test
 //! process holds.
 
@@ -117,6 +117,12 @@ pub struct PostgresSetup<'a> {
     pub password: Option<&'a str>,
     /// Files with its key and its certificate; without them there is no TLS.
     pub tls: Option<(&'a Path, &'a Path)>,
+    /// Commits wait for the disk, for measurements; tests are faster without.
+    pub durable: bool,
+}
+
+fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
 }
 
 /// A private server, stopped and removed when dropped.
@@ -126,6 +132,7 @@ pub struct PostgresServer {
     port: u16,
     password: Option<String>,
     has_tls: bool,
+    durable: bool,
     /// Ends the server when its standard input ends.
     watchdog: Child,
 }
@@ -157,6 +164,7 @@ impl PostgresServer {
             port: 0,
             password: setup.password.map(str::to_owned),
             has_tls: setup.tls.is_some(),
+            durable: setup.durable,
             watchdog,
         };
         let password_file = server.folder.join("password");
@@ -225,10 +233,11 @@ impl PostgresServer {
 
     fn try_start_again(&self) -> bool {
         let settings = format!(
-            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c max_connections=500 \
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync={} -c max_connections=500 \
              -c ssl={}",
             self.port,
-            if self.has_tls { "on" } else { "off" }
+            on_off(self.durable),
+            on_off(self.has_tls)
         );
         let mut start = self.pg_ctl();
         start

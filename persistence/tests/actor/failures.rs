@@ -299,6 +299,33 @@ async fn a_rejected_write_takes_no_other_along() {
     assert_eq!(f.ask("state?").await.unwrap(), ["first", "a", "b", "c"]);
 }
 
+/// I-8: a command whose write was refused is new when it comes again, and one that
+/// waits behind it has its effect once.
+#[tokio::test]
+async fn i8_a_refused_command_can_be_retried() {
+    let script = Script::new(|_, x, cx| cx.persist_async(x, update));
+    let f = Fixture::empty(MEMORY, script).await;
+    f.faults().at_payload("poison", Fault::Reject);
+    f.journal.hold();
+    let first = f.tell_with("first", Some("id-1"));
+    wait_until("the first write", || f.journal.sent().len() == 1).await;
+    let rest = [
+        f.tell_with("poison", Some("id-2")),
+        f.tell_with("last", Some("id-3")),
+        f.tell_with("poison", Some("id-2")),
+        f.tell_with("last", Some("id-3")),
+    ];
+    f.journal.release();
+    assert!(!answered(first).await.unwrap().duplicate);
+    let mut duplicates = Vec::new();
+    for answer in rest {
+        duplicates.push(answered(answer).await.ok().map(|reply| reply.duplicate));
+    }
+    // The fault strikes once, so the retry is stored, as the first.
+    assert_eq!(duplicates, [None, Some(false), Some(false), Some(true)]);
+    assert_eq!(f.ask("state?").await.unwrap(), ["first", "last", "poison"]);
+}
+
 /// Nothing is stored, which is certain: the actor stays, as others do in an outage.
 #[tokio::test]
 async fn an_unreachable_journal_rejects_and_the_actor_stays() {

@@ -17,6 +17,7 @@ use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::retention::RetentionSettings;
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
+use perennial_persistence::storage::Storage;
 use perennial_persistence::storage::memory::MemoryStorage;
 use perennial_persistence::writer::SessionUuid;
 
@@ -157,10 +158,15 @@ async fn fixture(flaw: Flaw) -> (Fixture, Flaws) {
         ..EngineSettings::default()
     };
     let memory = MemoryStorage::new(1);
-    let mut storage = memory.storage();
+    let storage = memory.storage();
     let flaws = Flaws(Arc::default());
-    storage.journal = Arc::new(FlawedJournal(storage.journal, flaws.clone()));
-    storage.snapshots = Arc::new(FlawedSnapshots(storage.snapshots, flaws.clone()));
+    let storage = Storage::composed(
+        Arc::new(FlawedJournal(storage.journal, flaws.clone())),
+        Arc::new(FlawedSnapshots(storage.snapshots, flaws.clone())),
+        storage.states,
+        storage.registry,
+        storage.order,
+    );
     let mut f = Fixture::over(memory, storage, settings).await;
     f.ask_with("n", &add("a"), "id-a").await.unwrap();
     f.restart().await.stop().await;

@@ -13,6 +13,8 @@ use perennial_persistence::journal::memory::faults::{Fault, Operation};
 use perennial_persistence::payload::Payload;
 use perennial_persistence::retention::RetentionSettings;
 use perennial_persistence::sequence_nr::SequenceNr;
+use perennial_persistence::storage::Storage;
+use perennial_persistence::storage::memory::MemoryStorage;
 use perennial_persistence::writer::WriterUuid;
 
 use crate::fixture::{Command, Fixture, add, answered, error, notes, texts};
@@ -45,7 +47,7 @@ async fn i5_an_equal_seed_repeats_no_writer() {
     assert_eq!(f.list("n").await.len(), 6);
 }
 
-/// I-6: snapshot and bounds are two reads, and what lies between them may be
+/// I-6: where snapshot and bounds are two reads, what lies between them may be
 /// deleted in between.
 #[tokio::test(start_paused = true)]
 async fn i6_a_deletion_during_a_recovery_loses_nothing() {
@@ -57,7 +59,16 @@ async fn i6_a_deletion_during_a_recovery_loses_nothing() {
         },
         ..EngineSettings::default()
     };
-    let mut f = Fixture::with(settings).await;
+    let memory = MemoryStorage::new(2);
+    let storage = memory.storage();
+    let storage = Storage::composed(
+        storage.journal,
+        storage.snapshots,
+        storage.states,
+        storage.registry,
+        storage.order,
+    );
+    let mut f = Fixture::over(memory, storage, settings).await;
     f.ask("n", &add("a")).await.unwrap();
     f.passivate("n").await;
     let delay = Fault::Delay(Duration::from_millis(100));

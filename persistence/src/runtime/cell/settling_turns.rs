@@ -52,7 +52,7 @@ impl Cell {
                 // Nothing of it is stored, and the actor need not stop for that.
                 let refusal = Refusal::Error(CommandError::JournalUnavailable { message });
                 let refused = std::mem::take(&mut unstored).len();
-                self.refuse(refused, refusal, Vec::new());
+                self.actor().refused(refused, refusal, Vec::new());
                 None
             }
             failure => failure,
@@ -72,14 +72,7 @@ impl Cell {
     /// The first of the writes is refused, the others go out again.
     fn refuse_first(&mut self, refusal: Refusal, mut unstored: Vec<AtomicWrite>) {
         let given_back = unstored.split_off(1.min(unstored.len()));
-        self.refuse(1, refusal, given_back);
-    }
-
-    fn refuse(&mut self, writes: usize, refusal: Refusal, given_back: Vec<AtomicWrite>) {
-        self.actor().refused(writes, refusal, given_back);
-        // It holds ids that went along with what is not stored.
-        self.command_ids = Default::default();
-        self.command_ids.mark_incomplete();
+        self.actor().refused(1, refusal, given_back);
     }
 
     /// The incarnation ends: its state, or what is in the journal, is not known.

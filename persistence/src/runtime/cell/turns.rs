@@ -13,7 +13,7 @@ use crate::journal::Append;
 use crate::runtime::guarded_journal::OPEN_MESSAGE;
 
 use super::retries::Recalled;
-use super::{Action, Cell, CellContext, Next, Queued, Stage};
+use super::{Action, Cell, CellContext, Index, Next, Queued, Stage};
 
 /// Commands and signals handled before the cell gives way.
 const TURNS_MAX: usize = 256;
@@ -103,7 +103,7 @@ impl Cell {
         Some(Next::Idle)
     }
 
-    fn take_turn(&mut self, queued: Queued, cx: &mut CellContext<'_>) -> Turn {
+    fn take_turn(&mut self, mut queued: Queued, cx: &mut CellContext<'_>) -> Turn {
         // A caller that gave up was told that this is never handled.
         if !queued.reply_to.begin() || queued.is_overdue(cx.now) {
             queued.refuse_overdue();
@@ -137,7 +137,14 @@ impl Cell {
                 queued.reply_to.answer(Ok(reply));
                 return Turn::Over;
             }
-            Recalled::UnderWay => return Turn::Later(queued),
+            Recalled::UnderWay if self.actor().status().writing => {
+                // What the index said is old when the write is stored.
+                queued.index = Index::NotAsked;
+                return Turn::Later(queued);
+            }
+            // The write that carried its id was refused: it is new again.
+            Recalled::UnderWay if matches!(queued.index, Index::NotStored { .. }) => {}
+            Recalled::UnderWay => return Turn::LookUp(queued),
         }
         if let Some(expected) = expected
             && expected != self.sequence_nr

@@ -27,6 +27,12 @@ const IDLE_BEFORE_PING: Duration = Duration::from_secs(1);
 /// Connections for the registry: rare work, but a fence may wait.
 const CONTROL_CONNECTIONS: u32 = 4;
 
+/// Every statement finds its rows by an index. A plan made while a table was small
+/// would scan it, and go on doing so for a minute of heavy load, until the table is
+/// analysed; so scans are ruled out. What remains of them must not look so costly
+/// that it is compiled.
+pub(crate) const PLANNER: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
+
 /// First and longest pause before something is tried again. The longest is short
 /// enough that work goes on at once when a server is back.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -59,7 +65,7 @@ impl Connections {
         let with_timeout = |longest: Duration| {
             let timeout_ms = longest.as_millis().to_string();
             let timeout = [("statement_timeout", timeout_ms)];
-            address.0.as_ref().clone().options(timeout)
+            address.0.as_ref().clone().options(PLANNER).options(timeout)
         };
         let pool = |name: &str, size: u32| {
             let pool = PgPoolOptions::new()
