@@ -5,6 +5,9 @@
 //! In the same run two floors are measured: the same messages to a server that
 //! only echoes them ([`echo`]), and the same events appended to the journal with
 //! nothing around it ([`append`]).
+//!
+//! Processor time is that of whole processes: of the server, of this process as
+//! the client (alone with the journal in [`append`]), and of all of Postgres.
 
 pub mod append;
 pub mod closed_loop;

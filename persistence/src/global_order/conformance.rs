@@ -1,4 +1,4 @@
-//! What every [`EventsInOrder`] must do, case by case, like
+//! What every [`EventsInOrder`](super::EventsInOrder) must do, case by case, like
 //! [`journal::conformance`](crate::journal::conformance). Other cases may store
 //! events in the same database meanwhile, so each looks at its own streams only.
 

@@ -154,7 +154,8 @@ impl MemoryJournal {
             }
             store_write(stream, append, write, now);
         }
-        for event in stream.events[stored_before..].to_vec() {
+        let stored: Vec<StoredEvent> = stream.events[stored_before..].to_vec();
+        for event in stored {
             tables.put_in_order(event);
         }
         appended

@@ -20,8 +20,10 @@ use crate::journal::{
     Append, Appended, EntityListing, EventRange, Journal, JournalError, StoredCommand, StoredEvent,
     StreamBounds, WriteRight,
 };
+use crate::payload::{CodecId, Payload};
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
+use crate::storage::manifests::manifest;
 use crate::storage::owned::owned;
 use crate::storage::postgres::connections::{Connections, arguments};
 use crate::storage::{
@@ -137,7 +139,11 @@ pub(crate) fn decode_event(
             persistence_id: persistence_id.clone(),
             sequence_nr: SequenceNr::from_i64(sequence_nr),
             writer: WriterUuid(row.try_get(1)?),
-            payload: storage::payload(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?),
+            payload: Payload {
+                codec: CodecId(row.try_get(2)?),
+                manifest: manifest(row.try_get(3)?),
+                bytes: row.try_get::<Vec<u8>, _>(4)?.into(),
+            },
             tags: tags.unwrap_or_default(),
             metadata: parse_metadata(metadata).map_err(decode_error)?,
             command_id: storage::command_id(row.try_get(7)?).map_err(decode_error)?,

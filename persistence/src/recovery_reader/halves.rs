@@ -23,7 +23,10 @@ pub(super) async fn read_in_halves(
 ) -> Vec<Answer> {
     let mut answers = Vec::with_capacity(wanted.len());
     // The next to be read is the last; they are read in order.
-    let mut ranges: Vec<Range<usize>> = vec![0..wanted.len()];
+    let mut ranges: Vec<Range<usize>> = Vec::from([Range {
+        start: 0,
+        end: wanted.len(),
+    }]);
     while let Some(range) = ranges.pop() {
         match read(wanted[range.clone()].to_vec()).await {
             Ok(read) => answers.extend(read),

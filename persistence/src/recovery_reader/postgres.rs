@@ -15,6 +15,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::journal::{JournalError, StreamBounds};
+use crate::payload::{CodecId, Payload};
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::Snapshot;
 use crate::storage::manifests::manifest;
@@ -150,8 +151,11 @@ fn decode_snapshot(sequence_nr: i64, row: &PgRow) -> Result<Option<Snapshot>, sq
     let Some(bytes) = row.try_get::<Option<Vec<u8>>, _>(4)? else {
         return Ok(None);
     };
-    let mut payload = storage::payload(row.try_get(2)?, String::new(), bytes);
-    payload.manifest = manifest(row.try_get(3)?);
+    let payload = Payload {
+        codec: CodecId(row.try_get(2)?),
+        manifest: manifest(row.try_get(3)?),
+        bytes: bytes.into(),
+    };
     Ok(Some(Snapshot {
         sequence_nr: SequenceNr::from_i64(sequence_nr),
         payload,

@@ -14,12 +14,13 @@ use sqlx::{Connection, Row};
 
 use crate::journal::sqlite::decode_event;
 use crate::journal::{JournalError, StreamBounds};
+use crate::payload::{CodecId, Payload};
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::Snapshot;
 use crate::storage::manifests::manifest;
 use crate::storage::owned::owned;
 use crate::storage::sqlite::{SqliteDatabase, unavailable};
-use crate::storage::{self, corrupt, from_micros, limit};
+use crate::storage::{corrupt, from_micros, limit};
 
 use super::halves::{Answer, read_in_halves};
 use super::{Beginning, BeginningLimits, RecoveryReader, Wanted};
@@ -167,8 +168,11 @@ fn decode_snapshot(row: &SqliteRow) -> Result<Option<Beginning>, sqlx::Error> {
             let Some(bytes) = row.try_get::<Option<Vec<u8>>, _>(4)? else {
                 return Ok(None);
             };
-            let mut payload = storage::payload(row.try_get(2)?, String::new(), bytes);
-            payload.manifest = manifest(row.try_get(3)?);
+            let payload = Payload {
+                codec: CodecId(row.try_get(2)?),
+                manifest: manifest(row.try_get(3)?),
+                bytes: bytes.into(),
+            };
             Some(Snapshot {
                 sequence_nr: SequenceNr::from_i64(sequence_nr),
                 payload,

@@ -221,8 +221,7 @@ async fn an_append_with_a_stale_number_is_refused_after_deletions() {
         shard: ShardNr(1),
         epoch: Epoch(1),
     };
-    let mut next = 4;
-    for to in [SequenceNr::new(2), SequenceNr::MAX] {
+    for (next, to) in (4..).zip([SequenceNr::new(2), SequenceNr::MAX]) {
         let journal = &node.storage.journal;
         journal.delete_events(right, &id("a"), to).await.unwrap();
         for wrong in [1, 2, next - 1, next + 1] {
@@ -235,7 +234,6 @@ async fn an_append_with_a_stale_number_is_refused_after_deletions() {
             assert_eq!(highest.get(), next - 1);
         }
         assert_stored(&node.append(node.to_append("a", next, &["x"])).await);
-        next += 1;
     }
 }
 

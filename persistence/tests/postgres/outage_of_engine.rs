@@ -142,6 +142,10 @@ async fn an_outage(length: Duration) {
     let restart = move || {
         restarted.stop_immediately();
         let gone = Instant::now();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the length of the outage is the subject"
+        )]
         std::thread::sleep(length);
         restarted.start_again();
         (gone, Instant::now())
