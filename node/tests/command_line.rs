@@ -63,3 +63,35 @@ fn the_settings_it_prints_are_the_documented_ones() {
     let documented = include_str!("../perennial.toml");
     assert_eq!(String::from_utf8(output.stdout).unwrap(), documented);
 }
+
+/// A node that cannot start says why, and not with which password it tried.
+#[test]
+fn a_failed_start_does_not_show_the_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let flags = [
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--data-dir",
+        data,
+    ];
+    for url in [
+        "postgres://ada:geheim@127.0.0.1:1/shop",
+        "postgres://ada:geheim@127.0.0.1:port/shop",
+        "postgres://ada@127.0.0.1:1/shop?passwrod=geheim",
+    ] {
+        for args in [
+            [&["dev", "--journal", url], &flags[..]].concat(),
+            vec!["journal", "migrate", "--journal", url],
+        ] {
+            let output = perennial(&args);
+            assert!(!output.status.success(), "{args:?}");
+            for text in [output.stdout, output.stderr] {
+                let text = String::from_utf8(text).unwrap();
+                assert!(!text.contains("geheim"), "{args:?}: {text}");
+            }
+        }
+    }
+}

@@ -3,7 +3,9 @@
 //! Requests come in through a bounded queue, answers to what cells asked for
 //! through a second one that is bounded by the cells themselves (each waits for
 //! at most one). A worker performs what cells decide and decides nothing about
-//! their contents. Next: `cell.rs`.
+//! their contents. Messages: `worker/mailbox.rs`. Next: `cell.rs`.
+
+mod mailbox;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -14,29 +16,28 @@ use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore};
 use slab::Slab;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::actor::StorageReport;
 use crate::backoff::Backoff;
 use crate::codec::CodecError;
-use crate::command::{CommandId, Envelope};
+use crate::command::Envelope;
 use crate::command_error::CommandError;
 use crate::engine::{EntityDescription, EntityState, Shared};
 use crate::idle_order::{IdleOrder, Tick};
-use crate::journal::{Appended, AtomicWrite, StoredCommand, WriteRight};
-use crate::payload::Payload;
+use crate::journal::WriteRight;
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::WriterUuid;
 
-use super::cell::{
-    Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict, RecoveryPage,
-};
+use super::cell::{Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict};
 use super::contained::look_up;
 use super::recovery_pages::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
+
+pub(crate) use mailbox::{Address, Outcome, WorkerHandle, WorkerQueues};
+use mailbox::{WorkerEvent, WorkerRequest};
 
 /// Messages taken in before cells run, so that what arrives together is handled
 /// and stored together.
@@ -46,173 +47,6 @@ const INTAKE_MAX: usize = 512;
 const FAILURES_MAX: usize = 10_000;
 /// Length of a tick of the idle order.
 const TICK: Duration = Duration::from_millis(100);
-
-/// Where the answer to a cell's action goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Address {
-    pub(crate) worker: usize,
-    slot: usize,
-    incarnation: u64,
-}
-
-/// What became of one cell's append.
-pub(crate) struct Outcome {
-    pub(crate) to: Address,
-    pub(crate) appended: Appended,
-    /// Its writes that are not known to be stored.
-    pub(crate) unstored: Vec<AtomicWrite>,
-}
-
-/// The ways to reach a worker; cheap to clone.
-#[derive(Clone)]
-pub(crate) struct WorkerHandle {
-    requests: mpsc::Sender<WorkerRequest>,
-    events: mpsc::UnboundedSender<WorkerEvent>,
-}
-
-/// What comes from outside; bounded.
-enum WorkerRequest {
-    Deliver(Envelope),
-    Describe(PersistenceId, oneshot::Sender<EntityDescription>),
-    Passivate(PersistenceId, oneshot::Sender<()>),
-}
-
-/// What cells wait for, and what the engine orders.
-enum WorkerEvent {
-    RecoveryPage(Address, RecoveryPage, oneshot::Sender<PageVerdict>),
-    RecoveryFault(Address, RecoveryFault),
-    Appended(Vec<Outcome>),
-    CommandsFound(
-        Address,
-        Vec<CommandId>,
-        Result<Vec<Option<StoredCommand>>, String>,
-    ),
-    SnapshotSettled(Address, SequenceNr, bool),
-    DeletionSettled(Address, bool),
-    /// To the cell that is in this place now, if it still waits for it.
-    OutsideReturned(usize, OutsideTicket, Result<Payload, CodecError>),
-    StorageReport(Address, StorageReport),
-    /// The node is over its limit and this worker has the oldest idle entity.
-    PassivateOldest,
-    Stop,
-}
-
-/// The queues of a worker that is not running yet.
-pub(crate) struct WorkerQueues {
-    requests: mpsc::Receiver<WorkerRequest>,
-    events: mpsc::UnboundedReceiver<WorkerEvent>,
-}
-
-impl WorkerHandle {
-    pub(crate) fn new(capacity: usize) -> (Self, WorkerQueues) {
-        let (requests, request_queue) = mpsc::channel(capacity);
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "bounded by the cells: each waits for at most one append, recovery and look-up"
-        )]
-        let (events, event_queue) = mpsc::unbounded_channel();
-        let queues = WorkerQueues {
-            requests: request_queue,
-            events: event_queue,
-        };
-        (Self { requests, events }, queues)
-    }
-
-    /// Hands a request in; one that finds no room is answered OVERLOADED.
-    pub(crate) fn deliver(&self, envelope: Envelope) {
-        let shard = envelope.shard.0;
-        let (refused, error) = match self.requests.try_send(WorkerRequest::Deliver(envelope)) {
-            Ok(()) => return,
-            Err(mpsc::error::TrySendError::Full(refused)) => {
-                let limit = self.requests.max_capacity();
-                (refused, CommandError::Overloaded { limit })
-            }
-            Err(mpsc::error::TrySendError::Closed(refused)) => {
-                (refused, CommandError::ShardUnavailable { shard })
-            }
-        };
-        if let WorkerRequest::Deliver(envelope) = refused {
-            envelope.reply_to.answer(Err(error));
-        }
-    }
-
-    pub(crate) async fn describe(&self, id: PersistenceId) -> Option<EntityDescription> {
-        let (reply, answer) = oneshot::channel();
-        let request = WorkerRequest::Describe(id, reply);
-        self.requests.send(request).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Returns when the entity has left memory, or was not there.
-    pub(crate) async fn passivate(&self, id: PersistenceId) {
-        let (left, gone) = oneshot::channel();
-        let request = WorkerRequest::Passivate(id, left);
-        if self.requests.send(request).await.is_ok() {
-            // Told by dropping, too.
-            let _ = gone.await;
-        }
-    }
-
-    pub(crate) fn recovery_page(
-        &self,
-        to: Address,
-        page: RecoveryPage,
-        verdict: oneshot::Sender<PageVerdict>,
-    ) {
-        self.event(WorkerEvent::RecoveryPage(to, page, verdict));
-    }
-
-    pub(crate) fn recovery_fault(&self, to: Address, fault: RecoveryFault) {
-        self.event(WorkerEvent::RecoveryFault(to, fault));
-    }
-
-    pub(crate) fn appended(&self, outcomes: Vec<Outcome>) {
-        self.event(WorkerEvent::Appended(outcomes));
-    }
-
-    pub(crate) fn snapshot_settled(&self, to: Address, sequence_nr: SequenceNr, saved: bool) {
-        self.event(WorkerEvent::SnapshotSettled(to, sequence_nr, saved));
-    }
-
-    pub(crate) fn deletion_settled(&self, to: Address, deleted: bool) {
-        self.event(WorkerEvent::DeletionSettled(to, deleted));
-    }
-
-    pub(crate) fn storage_report(&self, to: Address, report: StorageReport) {
-        self.event(WorkerEvent::StorageReport(to, report));
-    }
-
-    fn commands_found(
-        &self,
-        to: Address,
-        asked: Vec<CommandId>,
-        found: Result<Vec<Option<StoredCommand>>, String>,
-    ) {
-        self.event(WorkerEvent::CommandsFound(to, asked, found));
-    }
-
-    fn outside_returned(
-        &self,
-        slot: usize,
-        ticket: OutsideTicket,
-        result: Result<Payload, CodecError>,
-    ) {
-        self.event(WorkerEvent::OutsideReturned(slot, ticket, result));
-    }
-
-    fn passivate_oldest(&self) {
-        self.event(WorkerEvent::PassivateOldest);
-    }
-
-    pub(crate) fn stop(&self) {
-        self.event(WorkerEvent::Stop);
-    }
-
-    /// A worker ends only when it has no cells left that could wait for an event.
-    fn event(&self, event: WorkerEvent) {
-        let _ = self.events.send(event);
-    }
-}
 
 struct Resident {
     cell: Cell,
