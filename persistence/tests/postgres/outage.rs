@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use perennial_persistence::journal::AppendError;
+use perennial_persistence::registry::{NodeNr, RegistryError};
 use perennial_persistence::storage::{StorageOptions, migrate};
 use perennial_persistence::testing::postgres_server::{PostgresServer, TestDatabase};
 use sqlx::{ConnectOptions, Executor};
 
-use crate::node::{Node, assert_stored, end_connections, id, until_any};
+use crate::node::{Node, PATIENCE, assert_stored, end_connections, id, until_any};
 
 /// I-5: a connection that was lost between two appends costs nothing.
 #[tokio::test(flavor = "multi_thread")]
@@ -93,18 +94,42 @@ async fn a_read_only_server_is_left_for_the_primary() {
         until_any(&mut control, &switched).await;
     };
     switch("on").await;
-    let refused = node.append(node.to_append("a", 2, &["2"])).await;
+    // The server tells its processes one by one, the control connection maybe first.
+    let mut next = 2;
+    let refused = loop {
+        let appended = node.append(node.to_append("a", next, &["x"])).await;
+        if appended.failure.is_some() {
+            break appended;
+        }
+        next += 1;
+        assert!(next < 10_000, "the server never became read-only");
+    };
     assert!(
         matches!(refused.failure, Some(AppendError::Unavailable { .. })),
         "{refused:?}"
     );
-    assert!(node.storage.registry.mint_node().await.is_err());
+    until_minting(&node, "refused", Result::is_err).await;
     let waiting = patient.append(patient.to_append("b", 2, &["2"]));
     let (appended, ()) = futures::future::join(waiting, switch("off")).await;
     assert_stored(&appended);
-    assert_stored(&node.append(node.to_append("a", 2, &["2"])).await);
-    node.storage.registry.mint_node().await.unwrap();
+    assert_stored(&node.append(node.to_append("a", next, &["x"])).await);
+    until_minting(&node, "given", Result::is_ok).await;
     assert_eq!(node.texts("b").await, ["1", "2"]);
+}
+
+/// Waits until minting a node ends as it should.
+async fn until_minting(
+    node: &Node,
+    ends: &str,
+    as_it_should: fn(&Result<NodeNr, RegistryError>) -> bool,
+) {
+    let ended = async {
+        while !as_it_should(&node.storage.registry.mint_node().await) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let within = tokio::time::timeout(PATIENCE, ended).await;
+    within.unwrap_or_else(|_| panic!("minting was never {ends}"));
 }
 
 /// I-8: a statement that the server ends because it takes too long is tried again until
