@@ -152,8 +152,9 @@ impl<E: EventSourced> Effect<E> {
     }
 
     /// Put the command aside, unanswered, until an [`Effect::then_unstash_all`]
-    /// brings it back. It keeps its deadline. When more are put aside than
-    /// `persistence.stash_capacity`, the command is answered STASH_FULL.
+    /// brings it back. It keeps its deadline. What waits and what is put aside may be
+    /// `persistence.stash_capacity` commands together; what becomes of a further one is
+    /// said by `persistence.stash_overflow`.
     ///
     /// An entity that has put commands aside stays in memory. If it has to leave
     /// all the same, or starts over after a failure of the journal, they are

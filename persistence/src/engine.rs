@@ -27,6 +27,7 @@ use crate::runtime::guarded_journal::{GuardedJournal, GuardedRecoveries};
 use crate::runtime::recovery_driver::RecoveryDriver;
 use crate::runtime::residency::Residency;
 use crate::runtime::snapshot_writer::SnapshotWriter;
+use crate::runtime::stash_budget::StashBudget;
 use crate::runtime::worker::{Worker, WorkerHandle};
 use crate::sequence_nr::SequenceNr;
 use crate::storage::Storage;
@@ -47,9 +48,14 @@ pub struct EngineSettings {
     pub recovery_event_timeout: Duration,
     /// What is done about streams with two authors.
     pub replay_filter: ReplayFilterSettings,
-    /// Commands that may wait for one entity.
+    /// Commands that may wait for one entity, those it has put aside included. Beyond
+    /// it the next one is let in all the same if none waits to be handled: it may be the
+    /// one that brings back what was put aside.
     pub stash_capacity: usize,
-    /// What becomes of a further one.
+    /// Commands that may wait for all entities together; further ones are answered
+    /// STASH_FULL. An entity in memory for which none waits still gets its next one.
+    pub stash_total: usize,
+    /// What becomes of a command beyond `stash_capacity`.
     pub stash_overflow: StashOverflow,
     /// How long an entity stays down after it failed for a reason of its own.
     pub backoff: BackoffSettings,
@@ -80,6 +86,7 @@ impl Default for EngineSettings {
             recovery_event_timeout: Duration::from_secs(30),
             replay_filter: ReplayFilterSettings::default(),
             stash_capacity: 4096,
+            stash_total: 1_000_000,
             stash_overflow: StashOverflow::Reply,
             backoff: BackoffSettings::default(),
             circuit_breaker: CircuitBreakerSettings::default(),
@@ -101,8 +108,8 @@ pub enum StashOverflow {
     /// It is answered STASH_FULL.
     #[default]
     Reply,
-    /// It is answered STASH_FULL, and the entity fails: what waits is refused, and it
-    /// starts over when its back-off ends.
+    /// It is answered STASH_FULL, and the entity fails when what it has handled is
+    /// stored: what waits is refused, and it starts over when its back-off ends.
     Fail,
     /// It is answered OVERLOADED, with a warning in the log.
     Drop,
@@ -145,6 +152,7 @@ pub(crate) struct Shared {
     pub(crate) storage: Storage,
     journal_open: Arc<AtomicBool>,
     pub(crate) residency: Residency,
+    pub(crate) stash_budget: StashBudget,
     pub(crate) commit: GroupCommit,
     pub(crate) recoveries: RecoveryDriver,
     pub(crate) snapshots: SnapshotWriter,
@@ -245,6 +253,7 @@ impl EntityEngine {
             storage,
             journal_open,
             residency: Residency::new(settings.active_entity_limit, count),
+            stash_budget: StashBudget::new(settings.stash_total),
             commit,
             recoveries,
             snapshots,

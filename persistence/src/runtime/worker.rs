@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::codec::CodecError;
 use crate::command::Envelope;
-use crate::command_error::CommandError;
+use crate::command_error::{CommandError, StashLimit};
 use crate::engine::{EntityDescription, EntityState, Shared};
 use crate::idle_order::{IdleOrder, Tick};
 use crate::journal::WriteRight;
@@ -31,7 +31,9 @@ use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::WriterUuid;
 
-use super::cell::{Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict};
+use super::cell::{
+    Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict, count_overflow,
+};
 use super::contained::look_up;
 use super::recovery_pages::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
@@ -52,6 +54,8 @@ struct Resident {
     cell: Cell,
     /// It is in the ready queue.
     ready: bool,
+    /// Its commands that wait, as counted in the node's budget.
+    kept: usize,
 }
 
 struct Failed {
@@ -252,8 +256,11 @@ impl Worker {
 
     fn deliver(&mut self, envelope: Envelope) {
         if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
-            let resident = &mut self.cells[slot];
-            if resident.cell.accept(envelope, &self.shared.settings) {
+            let is_node_full = self.shared.stash_budget.is_used_up();
+            let cell = &mut self.cells[slot].cell;
+            let is_ready = cell.accept(envelope, &self.shared.settings, is_node_full);
+            self.recount(slot);
+            if is_ready {
                 self.make_ready(slot);
             }
             return;
@@ -269,6 +276,13 @@ impl Worker {
 
     /// Starts an entity for its first request.
     fn start(&mut self, envelope: Envelope) {
+        if self.shared.stash_budget.is_used_up() {
+            let limit = StashLimit::Node(self.shared.settings.stash_total);
+            count_overflow(limit);
+            let error = CommandError::StashFull(limit);
+            envelope.reply_to.answer(Err(error));
+            return;
+        }
         let now = Instant::now();
         if let Some(failed) = self.failures.get_mut(&envelope.persistence_id) {
             if let Some(retry_after) = failed.backoff.remaining(now.into_std()) {
@@ -312,9 +326,14 @@ impl Worker {
                 return;
             }
         };
-        cell.accept(envelope, &shared.settings);
-        let slot = self.cells.insert(Resident { cell, ready: false });
+        cell.accept(envelope, &shared.settings, false);
+        let slot = self.cells.insert(Resident {
+            cell,
+            ready: false,
+            kept: 0,
+        });
         self.by_id.insert(id, slot);
+        self.recount(slot);
         if let Some(worker) = shared.residency.entered() {
             shared.workers()[worker].passivate_oldest();
         }
@@ -328,6 +347,13 @@ impl Worker {
             self.ready.push_back(slot);
         }
         self.idle.remove(slot as u32);
+    }
+
+    /// Brings the node's budget up to date with what a cell keeps now.
+    fn recount(&mut self, slot: usize) {
+        let Resident { cell, kept, .. } = &mut self.cells[slot];
+        let before = std::mem::replace(kept, cell.kept());
+        self.shared.stash_budget.recount(before, *kept);
     }
 
     fn addressed(&mut self, to: Address) -> Option<&mut Cell> {
@@ -382,6 +408,7 @@ impl Worker {
         if recovered && let Some(failed) = self.failures.get_mut(&cell.persistence_id) {
             failed.backoff.recovered(now.into_std());
         }
+        self.recount(slot);
         self.perform(slot);
         match next {
             Next::Wait => {}
@@ -501,6 +528,7 @@ impl Worker {
         self.idle.remove(slot as u32);
         self.parked.remove(&slot);
         let resident = self.cells.remove(slot);
+        self.shared.stash_budget.recount(resident.kept, 0);
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
         metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
@@ -581,6 +609,8 @@ impl Worker {
     fn tick(&mut self) {
         let now = Instant::now();
         while self.outside.try_join_next().is_some() {}
+        let kept = self.shared.stash_budget.kept();
+        metrics::gauge!("perennial_stashed_commands").set(kept as f64);
         let expired = |&slot: &usize| self.cells[slot].cell.has_expired_aside(now.into_std());
         let expired: Vec<usize> = self.parked.iter().copied().filter(expired).collect();
         for slot in expired {

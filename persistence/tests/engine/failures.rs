@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use perennial_persistence::backoff::BackoffSettings;
-use perennial_persistence::command_error::{Applied, CommandError};
+use perennial_persistence::command_error::{Applied, CommandError, StashLimit};
 use perennial_persistence::engine::{EngineSettings, EntityState};
 use perennial_persistence::journal::memory::faults::{Fault, Operation};
 use perennial_persistence::journal::{Append, AtomicWrite, NewEvent};
@@ -284,7 +284,7 @@ async fn the_stash_is_bounded() {
     let mut refused = 0;
     for answer in answers {
         if let Err(error) = answered(answer).await {
-            assert_eq!(error, CommandError::StashFull { capacity: 10 });
+            assert_eq!(error, CommandError::StashFull(StashLimit::Entity(10)));
             refused += 1;
         }
     }
