@@ -39,6 +39,13 @@ pub(crate) trait Recoverable: Send {
     fn encode_state(&self) -> Result<Payload, CommandError>;
 }
 
+impl Handled {
+    pub(crate) fn refused(error: CommandError) -> Self {
+        let then = After::default();
+        Self::Refused { error, then }
+    }
+}
+
 impl Incarnation {
     pub(crate) fn recoverable(&mut self) -> &mut dyn Recoverable {
         match self {
@@ -74,8 +81,21 @@ impl Incarnation {
 pub(crate) trait Behavior: Recoverable {
     /// Handles a command on the present, perhaps tentative, state, which is that at
     /// number `at`. When events come of it they are applied to the state before this
-    /// returns.
-    fn handle(&mut self, command: &Payload, at: SequenceNr) -> Handled;
+    /// returns, unless nothing can be stored: then `unwritable` is what such a command is
+    /// refused with.
+    fn handle(
+        &mut self,
+        command: &Payload,
+        at: SequenceNr,
+        unwritable: Option<&CommandError>,
+    ) -> Handled;
+
+    /// Everything the state contains is stored.
+    fn committed(&mut self);
+
+    /// Nothing of what changed the state since it was last committed is stored: changes it
+    /// back. False when that cannot be done.
+    fn undo(&mut self) -> bool;
 
     /// The state is that of the journal. Returns a command the entity gives itself.
     fn recovered(&self) -> Result<Option<Payload>, CommandError>;
@@ -101,12 +121,14 @@ pub(crate) enum Handled {
     /// The command goes on as the one this comes back with; the state is as before.
     Outside(OutsideWork),
     /// The command is refused; the state is as before.
-    Refused(CommandError),
+    Refused { error: CommandError, then: After },
+    /// The command is refused for its own fault, but has changed the state.
+    Spoiled(CommandError),
     /// The entity's code failed half-way: the state is not to be trusted.
     Broken(CommandError),
 }
 
-/// What follows when everything a command led to is stored.
+/// What follows when everything a command led to, or was refused on, is stored.
 #[derive(Default)]
 pub(crate) struct After {
     pub(crate) snapshot: bool,

@@ -618,7 +618,10 @@ impl Worker {
         }
         let tick = self.now_tick(now);
         let timeout = ticks(self.shared.settings.idle_timeout);
-        while let Some(slot) = self.idle.pop_expired(tick, timeout) {
+        // Who leaves while the journal is out of reach cannot come back.
+        while !self.shared.is_journal_out_of_reach()
+            && let Some(slot) = self.idle.pop_expired(tick, timeout)
+        {
             self.leave(slot as usize, "idle");
         }
         let settings = &self.shared.settings.backoff;

@@ -10,7 +10,7 @@ use crate::behavior::ActorCommand;
 use crate::command::Request;
 use crate::command_error::CommandError;
 use crate::journal::Append;
-use crate::runtime::guarded_journal::OPEN_MESSAGE;
+use crate::runtime::guarded_journal::journal_out_of_reach;
 
 use super::retries::Recalled;
 use super::{Action, Cell, CellContext, Index, Next, Queued, Stage};
@@ -109,13 +109,6 @@ impl Cell {
             queued.refuse_overdue();
             return Turn::Over;
         }
-        if cx.journal_out_of_reach {
-            // Refused before it is handled, so that the entity can stay.
-            let message = OPEN_MESSAGE.to_owned();
-            let error = CommandError::JournalUnavailable { message };
-            queued.reply_to.answer(Err(error));
-            return Turn::Over;
-        }
         let expected = match &queued.request {
             Request::State => {
                 let state = self.encode_state();
@@ -127,6 +120,12 @@ impl Cell {
                 ..
             } => *expected_sequence_nr,
         };
+        if cx.journal_out_of_reach {
+            // Refused before it is handled: once it is it cannot be undone, and nobody
+            // knows beforehand whether it stores something.
+            queued.reply_to.answer(Err(journal_out_of_reach()));
+            return Turn::Over;
+        }
         match self.recall(&queued) {
             Recalled::New { certainly: true } => {}
             // Once it is handled it cannot be undone.
