@@ -6,10 +6,11 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::actor::{Asked, Recovery, Refusal, StorageReport};
+use crate::actor::{Asked, Origin, Recovery, Refusal, StorageReport};
 use crate::codec::CodecError;
 use crate::command::{CommandId, Metadata, ReplyTo};
 use crate::command_error::{Applied, CommandError};
@@ -175,6 +176,10 @@ pub(crate) trait ActorBehavior: Recoverable {
 
     /// Handles a command. When it is put aside its place for an answer comes back.
     fn receive(&mut self, command: ActorCommand<'_>) -> Result<Option<ReplyTo>, String>;
+
+    /// The command with this id, if it was received and is not over yet: its handler,
+    /// its callbacks and the senders that were kept.
+    fn under_way(&self, command_id: &CommandId) -> Option<Arc<Origin>>;
 
     /// Hears what became of a request to the storage.
     fn signal(&mut self, report: StorageReport) -> Result<(), String>;
