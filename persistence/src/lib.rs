@@ -17,7 +17,7 @@
 //!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
 //!   [`command_id_cache`].
 //! * Storage: [`journal`], [`snapshot_store`], [`recovery_reader`], [`registry`],
-//!   [`global_order`], together a [`storage`].
+//!   [`global_order`], [`entity_deletion`], together a [`storage`].
 
 pub mod actor;
 pub mod backoff;
@@ -29,6 +29,7 @@ pub mod command_error;
 pub mod command_id_cache;
 pub mod effect;
 pub mod engine;
+pub mod entity_deletion;
 pub mod entity_types;
 pub mod event_sourced;
 pub mod global_order;

@@ -16,6 +16,7 @@ pub mod url;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::entity_deletion::EntityDeletion;
 use crate::global_order::EventsInOrder;
 use crate::journal::Journal;
 use crate::recovery_reader::RecoveryReader;
@@ -43,6 +44,8 @@ pub struct Storage {
     pub registry: Arc<dyn Registry>,
     /// All events, in one order.
     pub order: Arc<dyn EventsInOrder>,
+    /// Deletes entities for good.
+    pub deletion: Arc<dyn EntityDeletion>,
 }
 
 /// Connections and times. The defaults are those of the settings table in the
@@ -158,6 +161,7 @@ impl Storage {
         snapshots: Arc<dyn SnapshotStore>,
         registry: Arc<dyn Registry>,
         order: Arc<dyn EventsInOrder>,
+        deletion: Arc<dyn EntityDeletion>,
     ) -> Self {
         let recoveries = ComposedRecoveryReader::new(journal.clone(), snapshots.clone());
         Self {
@@ -166,6 +170,7 @@ impl Storage {
             recoveries: Arc::new(recoveries),
             registry,
             order,
+            deletion,
         }
     }
 
@@ -177,9 +182,9 @@ impl Storage {
     /// errors leaves anything changed.
     pub async fn open(url: &StorageUrl, options: &StorageOptions) -> Result<Self, StorageError> {
         match url {
-            StorageUrl::Memory => {
-                Ok(MemoryStorage::with_clock(options.lanes, SystemTime::now).storage())
-            }
+            StorageUrl::Memory => Ok(MemoryStorage::with_clock(options.lanes, SystemTime::now)
+                .with_command_id_horizon(options.command_id_horizon)
+                .storage()),
             StorageUrl::Sqlite(path) => sqlite::open(path, options).await,
             StorageUrl::Postgres(address) => postgres::open(address, options).await,
         }

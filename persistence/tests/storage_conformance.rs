@@ -32,6 +32,7 @@ macro_rules! conformance_tests {
             perennial_persistence::recovery_reader_conformance_tests!(run);
             perennial_persistence::registry_conformance_tests!(run);
             perennial_persistence::global_order_conformance_tests!(run);
+            perennial_persistence::entity_deletion_conformance_tests!(run);
 
             fn run(case: impl AsyncFnOnce(&Storage)) {
                 super::$backend(case);
@@ -55,6 +56,7 @@ mod composed {
                 storage.snapshots,
                 storage.registry,
                 storage.order,
+                storage.deletion,
             ))
             .await;
         });

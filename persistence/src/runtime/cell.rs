@@ -20,6 +20,7 @@
 //! `cell/leaving.rs`. And `cell/retries.rs` for command ids. Next: `worker.rs`,
 //! which owns cells.
 
+mod deleting;
 mod leaving;
 mod recovering;
 mod retries;

@@ -3,8 +3,10 @@
 //! Requests come in through a bounded queue, answers to what cells asked for
 //! through a second one that is bounded by the cells themselves (each waits for
 //! at most one). A worker performs what cells decide and decides nothing about
-//! their contents. Messages: `worker/mailbox.rs`. Next: `cell.rs`.
+//! their contents. Messages: `worker/mailbox.rs`; entities that are to be deleted:
+//! `worker/deleting.rs`. Next: `cell.rs`.
 
+mod deleting;
 mod mailbox;
 
 use std::collections::{HashMap, VecDeque};
@@ -32,6 +34,8 @@ use super::contained::look_up;
 use super::recovery_pages::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
 
+pub(crate) use deleting::DeleteRequest;
+use deleting::Deletions;
 pub(crate) use mailbox::{Address, Outcome, WorkerHandle, WorkerQueues};
 use mailbox::{WorkerEvent, WorkerRequest};
 
@@ -62,6 +66,7 @@ pub(crate) struct Worker {
     cells: Slab<Resident>,
     by_id: HashMap<PersistenceId, usize>,
     failures: HashMap<PersistenceId, Failed>,
+    deletions: Deletions,
     idle: IdleOrder,
     ready: VecDeque<usize>,
     random: StdRng,
@@ -81,6 +86,7 @@ impl Worker {
             cells: Slab::new(),
             by_id: HashMap::new(),
             failures: HashMap::new(),
+            deletions: Deletions::default(),
             idle: IdleOrder::new(),
             ready: VecDeque::new(),
             random,
@@ -145,7 +151,7 @@ impl Worker {
             }
             let oldest = self.idle.oldest().map(|(_, tick)| tick);
             self.shared.residency.publish_oldest(self.number, oldest);
-            if self.stopping && self.cells.is_empty() {
+            if self.stopping && self.cells.is_empty() && self.deletions.is_empty() {
                 // What was being handed in when the queue was closed.
                 while let Some(request) = queues.requests.recv().await {
                     self.on_request(request);
@@ -168,6 +174,7 @@ impl Worker {
                     self.make_ready(slot);
                 }
             }
+            WorkerRequest::Delete(request) => self.delete(request),
         }
     }
 
@@ -215,6 +222,7 @@ impl Worker {
                     self.make_ready(to.slot);
                 }
             }
+            WorkerEvent::EntityDeleted(id, deleted) => self.deleted(&id, &deleted),
             WorkerEvent::PassivateOldest => {
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
@@ -230,6 +238,10 @@ impl Worker {
     }
 
     fn deliver(&mut self, envelope: Envelope) {
+        let capacity = self.shared.settings.stash_capacity;
+        let Some(envelope) = self.deletions.hold(envelope, capacity) else {
+            return;
+        };
         if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
             let resident = &mut self.cells[slot];
             if resident.cell.accept(envelope, &self.shared.settings) {
@@ -362,6 +374,13 @@ impl Worker {
             Next::Wait => {}
             Next::Again => self.make_ready(slot),
             Next::Idle if self.stopping => self.leave(slot, "stopped"),
+            Next::Idle
+                if self
+                    .deletions
+                    .is_asked(&self.cells[slot].cell.persistence_id) =>
+            {
+                self.leave(slot, "deleted");
+            }
             Next::Idle => {
                 self.idle.touch(slot as u32, self.now_tick(now));
                 // There was no victim when it came; now there is.
@@ -461,6 +480,7 @@ impl Worker {
     /// Takes a cell out of memory.
     fn leave(&mut self, slot: usize, reason: &'static str) {
         self.idle.remove(slot as u32);
+        let to_delete = self.leave_for_deletion(slot);
         let mut resident = self.cells.remove(slot);
         // What an actor put aside and never took up, when the engine stops.
         let shard = resident.cell.shard.0;
@@ -469,6 +489,9 @@ impl Worker {
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
         metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
+        if let Some(id) = to_delete {
+            self.delete_rows(id);
+        }
     }
 
     fn fail(&mut self, slot: usize, failure: Failure, message: String) {
@@ -495,7 +518,13 @@ impl Worker {
                 retry_after,
             },
         };
-        self.cells[slot].cell.refuse_all(&error);
+        let cell = &mut self.cells[slot].cell;
+        cell.refuse_all(&error);
+        if failure == Failure::Journal {
+            let (id, to) = (&cell.persistence_id, cell.may_have_stored_to());
+            self.deletions
+                .note_undecided(id, to, Instant::now().into_std());
+        }
         self.leave(slot, "failed");
     }
 
@@ -524,6 +553,9 @@ impl Worker {
         if let Some(&slot) = self.by_id.get(id) {
             return self.cells[slot].cell.describe();
         }
+        if let Some(deleting) = self.deletions.describe(id) {
+            return deleting;
+        }
         let now = Instant::now().into_std();
         let down = self
             .failures
@@ -549,6 +581,7 @@ impl Worker {
         while let Some(slot) = self.idle.pop_expired(tick, timeout) {
             self.leave_if_idle(slot, "idle", now);
         }
+        self.deletions.forget_old(now.into_std());
         let settings = &self.shared.settings.backoff;
         self.failures
             .retain(|_, failed| !failed.backoff.is_forgotten(settings, now.into_std()));

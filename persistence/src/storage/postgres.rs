@@ -11,6 +11,7 @@ use std::sync::Arc;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
 
+use crate::entity_deletion::postgres::PostgresEntityDeletion;
 use crate::global_order::postgres::PostgresEventsInOrder;
 use crate::journal::postgres::PostgresJournal;
 use crate::recovery_reader::postgres::PostgresRecoveryReader;
@@ -44,6 +45,7 @@ pub(crate) async fn open(
         snapshots: Arc::new(PostgresSnapshotStore::new(connections.clone())),
         recoveries: Arc::new(PostgresRecoveryReader::new(connections.clone())),
         registry: Arc::new(PostgresRegistry::new(connections.clone())),
+        deletion: Arc::new(PostgresEntityDeletion::new(connections.clone())),
         order: Arc::new(PostgresEventsInOrder::new(connections)),
     })
 }

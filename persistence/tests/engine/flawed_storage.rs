@@ -165,6 +165,7 @@ async fn fixture(flaw: Flaw) -> (Fixture, Flaws) {
         Arc::new(FlawedSnapshots(storage.snapshots, flaws.clone())),
         storage.registry,
         storage.order,
+        storage.deletion,
     );
     let mut f = Fixture::over(memory, storage, settings).await;
     f.ask_with("n", &add("a"), "id-a").await.unwrap();
