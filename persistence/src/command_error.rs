@@ -220,9 +220,9 @@ impl CommandError {
             | Self::Overloaded { .. }
             | Self::WriterConflict { .. }
             | Self::PersistFailed { .. } => Some(Duration::from_millis(100)),
-            Self::JournalUnavailable { .. } | Self::ShardUnavailable { .. } => {
-                Some(Duration::from_secs(1))
-            }
+            Self::JournalUnavailable { .. }
+            | Self::ShardUnavailable { .. }
+            | Self::DeletionUnfinished { .. } => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
