@@ -8,6 +8,8 @@ mod fixture;
 
 #[path = "engine/command_ids.rs"]
 mod command_ids;
+#[path = "engine/deletion.rs"]
+mod deletion;
 #[path = "engine/failures.rs"]
 mod failures;
 #[path = "engine/flawed_storage.rs"]
@@ -16,6 +18,8 @@ mod flawed_storage;
 mod grouping;
 #[path = "engine/life.rs"]
 mod life;
+#[path = "engine/outage.rs"]
+mod outage;
 #[path = "engine/random.rs"]
 mod random;
 #[path = "engine/recoveries.rs"]
