@@ -72,6 +72,24 @@ impl Load {
         }
     }
 
+    /// Sends one command to each counter, so that all of them are live.
+    ///
+    /// # Errors
+    /// When any command fails.
+    pub async fn touch_all(&self, client: &Client) -> Result<()> {
+        let mut failed = None;
+        let commands = self.entity_ids.iter().map(|id| add_one_to(id));
+        let answered =
+            |_, response: _| failed = failed.take().or_else(|| Failure::in_response(&response));
+        client
+            .pipeline(self.outstanding, commands, answered)
+            .await?;
+        match failed {
+            Some(failure) => bail!("a command failed: {failure:?}"),
+            None => Ok(()),
+        }
+    }
+
     /// Keeps commands outstanding for a time.
     ///
     /// # Errors
@@ -141,10 +159,13 @@ impl Load {
 }
 
 fn add_one(entity_ids: &[String], random: &mut Random) -> SendRequest {
-    let choice = random.below(entity_ids.len() as u64) as usize;
+    add_one_to(&entity_ids[random.below(entity_ids.len() as u64) as usize])
+}
+
+fn add_one_to(entity_id: &str) -> SendRequest {
     SendRequest {
         entity_type: "counter".to_owned(),
-        entity_id: entity_ids[choice].clone(),
+        entity_id: entity_id.to_owned(),
         payload: Bytes::from_static(br#"{"add":1}"#),
         ..SendRequest::default()
     }

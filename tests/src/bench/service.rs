@@ -100,6 +100,8 @@ impl Run {
         postgres: Option<u32>,
     ) -> Result<Self> {
         let mut load = Load::new(options.entities, options.outstanding);
+        // Recoveries are measured elsewhere.
+        load.touch_all(client).await?;
         let warm_up: Duration = options.length() / 5;
         load.run(shape, client, warm_up).await?;
         Self::measure(&mut load, shape, options.length(), client, server, postgres).await
