@@ -29,6 +29,8 @@ pub mod codec;
 pub mod command;
 pub mod command_error;
 pub mod command_id_cache;
+#[doc = include_str!("../CONFORMANCE.md")]
+pub mod conformance {}
 pub mod delivery;
 pub mod durable_state;
 pub mod durable_state_store;
