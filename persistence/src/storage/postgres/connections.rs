@@ -168,7 +168,8 @@ impl Connections {
         arguments: Result<PgArguments, sqlx::Error>,
     ) -> Result<PgRow, sqlx::Error> {
         let arguments = arguments?;
-        let lane = self.other_lane().acquire(session).await;
+        let deadline = Instant::now() + self.options.append_timeout;
+        let lane = self.other_lane().acquire(session, deadline).await;
         // Not sent yet, so not undecided, whatever went wrong.
         let mut lane = lane.map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
         let query = sqlx::query_with(sql, arguments).fetch_one(lane.connection());
