@@ -173,6 +173,12 @@ pub enum CommandError {
         /// What the journal said.
         message: String,
     },
+    /// The entity is deleted in part, or not at all.
+    #[error("the entity may not be deleted completely: ask again until it is ({message})")]
+    DeletionUnfinished {
+        /// What the journal said.
+        message: String,
+    },
     /// Another author of the stream was first.
     #[error(
         "another writer stored sequence number {sequence_nr} first: ours is {ours}, theirs {theirs}; \
@@ -234,7 +240,9 @@ impl CommandError {
     #[must_use]
     pub fn applied(&self) -> Applied {
         match self {
-            Self::PersistFailed { .. } | Self::OwnerLost => Applied::Unknown,
+            Self::PersistFailed { .. } | Self::DeletionUnfinished { .. } | Self::OwnerLost => {
+                Applied::Unknown
+            }
             Self::DeadlineExceeded { applied } | Self::Panicked { applied, .. } => *applied,
             _ => Applied::No,
         }
@@ -253,9 +261,9 @@ impl CommandError {
             | Self::Overloaded { .. }
             | Self::WriterConflict { .. }
             | Self::PersistFailed { .. } => Some(Duration::from_millis(100)),
-            Self::JournalUnavailable { .. } | Self::ShardUnavailable { .. } => {
-                Some(Duration::from_secs(1))
-            }
+            Self::JournalUnavailable { .. }
+            | Self::ShardUnavailable { .. }
+            | Self::DeletionUnfinished { .. } => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -16,22 +16,24 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::backoff::BackoffSettings;
 use crate::circuit_breaker::CircuitBreakerSettings;
 use crate::command::{Answer, Envelope};
+use crate::command_error::CommandError;
 use crate::durable_state::routing::route;
 use crate::entity_types::EntityTypes;
 use crate::persistence_id::PersistenceId;
 use crate::publication::{Publication, Subscription};
 use crate::replay_filter::ReplayFilterSettings;
 use crate::retention::RetentionSettings;
+use crate::runtime::entity_deletion::EntityDeleter;
 use crate::runtime::group_commit::GroupCommit;
 use crate::runtime::guarded_journal::{GuardedJournal, GuardedRecoveries};
 use crate::runtime::recovery_driver::RecoveryDriver;
 use crate::runtime::residency::Residency;
 use crate::runtime::snapshot_writer::SnapshotWriter;
 use crate::runtime::stash_budget::StashBudget;
-use crate::runtime::worker::{Worker, WorkerHandle};
+use crate::runtime::worker::{DeleteRequest, Worker, WorkerHandle};
 use crate::sequence_nr::SequenceNr;
 use crate::storage::Storage;
-use crate::writer::{SessionUuid, ShardNr};
+use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 mod past_state;
 
@@ -156,6 +158,7 @@ pub(crate) struct Shared {
     pub(crate) commit: GroupCommit,
     pub(crate) recoveries: RecoveryDriver,
     pub(crate) snapshots: SnapshotWriter,
+    pub(crate) deleter: EntityDeleter,
     publication: Publication,
     workers: Arc<[WorkerHandle]>,
     fenced: watch::Sender<bool>,
@@ -247,6 +250,7 @@ impl EntityEngine {
         );
         let recoveries = RecoveryDriver::start(&storage, &settings, &mut tasks.services);
         let snapshots = SnapshotWriter::new(&storage);
+        let deleter = EntityDeleter::new(&storage, &snapshots);
         let shared = Arc::new(Shared {
             types,
             session,
@@ -257,6 +261,7 @@ impl EntityEngine {
             commit,
             recoveries,
             snapshots,
+            deleter,
             publication,
             workers,
             fenced: watch::Sender::new(false),
@@ -309,6 +314,42 @@ impl EntityEngine {
     /// Commands that arrive meanwhile are kept and bring it back.
     pub async fn passivate(&self, shard: ShardNr, persistence_id: &PersistenceId) {
         self.worker(shard).passivate(persistence_id.clone()).await;
+    }
+
+    /// Deletes an entity for good: its events, its snapshots, and what is remembered
+    /// of its commands. Returns its highest number, which is kept: its next life
+    /// begins there, in its initial state; zero for one that never stored anything.
+    ///
+    /// In order with its commands: what it had accepted is finished before, what
+    /// arrives meanwhile is for the next life. An entity that is not in memory,
+    /// fails or backs off is deleted as well. Deleting again is the same as deleting
+    /// once. Safe to cancel: the deletion goes on.
+    ///
+    /// # Errors
+    /// [`CommandError::JournalUnavailable`] and [`CommandError::ShardUnavailable`]:
+    /// nothing is deleted. [`CommandError::DeletionUnfinished`]: ask again until it
+    /// is; the entity is as it was, or begins anew with rows of it left.
+    pub async fn delete(
+        &self,
+        shard: ShardNr,
+        epoch: Epoch,
+        persistence_id: &PersistenceId,
+    ) -> Result<SequenceNr, CommandError> {
+        let entity_type = persistence_id.entity_type();
+        if self.shared.types.get(entity_type).is_none() {
+            let entity_type = entity_type.to_owned();
+            return Err(CommandError::EntityTypeUnknown { entity_type });
+        }
+        let persistence_id = persistence_id.clone();
+        let request = |done| DeleteRequest {
+            persistence_id,
+            shard,
+            epoch,
+            done,
+        };
+        let deleted = self.worker(shard).delete(request).await;
+        let shard = shard.0;
+        deleted.unwrap_or(Err(CommandError::ShardUnavailable { shard }))
     }
 
     /// Events of all entities of this engine, as they are stored from now on.

@@ -271,6 +271,26 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Deleting
+//!
+//! [`EntityEngine::delete`](engine::EntityEngine::delete) removes what is stored of an entity for
+//! good, in order with its commands. What stays is a tombstone with its highest number, so
+//! that no late write can bring anything back; its next life goes on after it.
+//!
+//! ```
+//! # mod manual { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/shared/manual.rs")); }
+//! # use manual::Node;
+//! # use perennial_persistence::persistence_id::PersistenceId;
+//! # use perennial_persistence::writer::{Epoch, ShardNr};
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let node = Node::start().await;
+//! node.add("apples", 5, "").await?;
+//! let id = PersistenceId::new("counter", "apples")?;
+//! node.engine.delete(ShardNr(0), Epoch(1), &id).await?;
+//! assert_eq!(node.add("apples", 1, "").await?.payload.bytes, "1");
+//! # Ok(()) }
+//! ```
+//!
 //! # Another storage
 //!
 //! [`journal`], [`snapshot_store`], [`durable_state_store`], [`registry`] and [`global_order`] are traits;
@@ -286,7 +306,8 @@
 //!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
 //!   [`command_id_cache`].
 //! * Storage: [`journal`], [`snapshot_store`], [`durable_state_store`],
-//!   [`recovery_reader`], [`registry`], [`global_order`], together a [`storage`].
+//!   [`recovery_reader`], [`registry`], [`global_order`], [`entity_deletion`],
+//!   together a [`storage`].
 
 pub mod actor;
 pub mod backoff;
@@ -303,6 +324,7 @@ pub mod durable_state;
 pub mod durable_state_store;
 pub mod effect;
 pub mod engine;
+pub mod entity_deletion;
 pub mod entity_types;
 pub mod event_adapter;
 pub mod event_sourced;

@@ -6,6 +6,7 @@
 
 pub(crate) mod cell;
 pub(crate) mod contained;
+pub(crate) mod entity_deletion;
 pub(crate) mod group_commit;
 pub(crate) mod guarded_journal;
 pub(crate) mod recovery_driver;

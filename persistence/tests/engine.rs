@@ -8,6 +8,8 @@ mod fixture;
 
 #[path = "engine/command_ids.rs"]
 mod command_ids;
+#[path = "engine/deletion.rs"]
+mod deletion;
 #[path = "engine/failures.rs"]
 mod failures;
 #[path = "engine/flawed_storage.rs"]

@@ -83,6 +83,28 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "persistence.command_id_horizon",
+        default: "7days",
+        doc: "How long a command that is sent again with the same id still gets its first reply after \
+              its events were deleted. Longer than any client retries; raise it for clients that are \
+              away for long, lower it to keep less.",
+        set: |settings, text| {
+            settings.storage.command_id_horizon = duration(text, SHORTEST)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "persistence.publication_capacity",
+        default: "4096",
+        doc: "Stored events a node keeps for subscribers in the same process that lag behind; one \
+              that lags further misses events, and is told so. Raise it for bursts, lower it when \
+              events are large.",
+        set: |settings, text| {
+            settings.engine.publication_capacity = count(text, 1..=10_000_000)?;
+            Ok(())
+        },
+    },
+    Key {
         name: "persistence.workers",
         default: "cores",
         doc: "Tasks that run entities; \"cores\" means one for each processor core. Lower it to \

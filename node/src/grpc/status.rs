@@ -282,6 +282,7 @@ fn judge_command(error: &CommandError) -> Verdict {
         | CommandError::PersistRejected { .. }
         | CommandError::JournalUnavailable { .. }
         | CommandError::PersistFailed { .. }
+        | CommandError::DeletionUnfinished { .. }
         | CommandError::RecoveryFailed { .. }
         | CommandError::BackingOff { .. }
         | CommandError::OwnerLost
@@ -311,7 +312,9 @@ fn command_code_and_reason(error: &CommandError) -> (Code, &str) {
         }
         CommandError::PersistRejected { .. } => (Code::FailedPrecondition, "PERSIST_REJECTED"),
         CommandError::JournalUnavailable { .. } => (Code::Unavailable, "JOURNAL_UNAVAILABLE"),
-        CommandError::PersistFailed { .. } => (Code::Unavailable, "PERSIST_FAILED"),
+        CommandError::PersistFailed { .. } | CommandError::DeletionUnfinished { .. } => {
+            (Code::Unavailable, "PERSIST_FAILED")
+        }
         CommandError::WriterConflict { .. } => (Code::Aborted, "WRITER_CONFLICT"),
         CommandError::RecoveryFailed { .. } => (Code::Unavailable, "RECOVERY_FAILED"),
         CommandError::BackingOff { .. } => (Code::Unavailable, "BACKING_OFF"),

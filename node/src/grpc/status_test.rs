@@ -119,6 +119,10 @@ fn command_errors() -> Vec<(CommandError, Row)> {
             (Code::Unavailable, "PERSIST_FAILED", UNKNOWN, true),
         ),
         (
+            CommandError::DeletionUnfinished { message: message() },
+            (Code::Unavailable, "PERSIST_FAILED", UNKNOWN, true),
+        ),
+        (
             CommandError::WriterConflict {
                 sequence_nr: nr(1),
                 ours: writer,

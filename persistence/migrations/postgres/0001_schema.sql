@@ -62,7 +62,12 @@ CREATE INDEX events_global_order ON perennial.events (tx) WITH (fillfactor = 100
 CREATE TABLE perennial.streams (
     persistence_id  text COLLATE "C" PRIMARY KEY,
     highest         bigint NOT NULL,
-    deleted_to      bigint NOT NULL
+    deleted_to      bigint NOT NULL,
+    -- The entity was deleted as a whole: at which number, and when. What it was up
+    -- to that number must not come back, even if rows of it are still there because
+    -- the deletion was interrupted.
+    tombstone       bigint,
+    tombstone_at    timestamptz
 -- Updated by every further deletion. Room on the page keeps that out of the index.
 ) WITH (fillfactor = 90);
 

@@ -21,6 +21,7 @@
 //! commands kept for later. Next: `worker.rs`, which owns cells.
 
 mod aside;
+mod deleting;
 mod leaving;
 mod recovering;
 mod retries;

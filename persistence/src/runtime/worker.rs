@@ -3,8 +3,10 @@
 //! Requests come in through a bounded queue, answers to what cells asked for
 //! through a second one that is bounded by the cells themselves (each waits for
 //! at most one). A worker performs what cells decide and decides nothing about
-//! their contents. Messages: `worker/mailbox.rs`. Next: `cell.rs`.
+//! their contents. Messages: `worker/mailbox.rs`; entities that are to be deleted:
+//! `worker/deleting.rs`. Next: `cell.rs`.
 
+mod deleting;
 mod mailbox;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -38,6 +40,8 @@ use super::contained::look_up;
 use super::recovery_pages::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
 
+pub(crate) use deleting::DeleteRequest;
+use deleting::Deletions;
 pub(crate) use mailbox::{Address, Outcome, WorkerHandle, WorkerQueues};
 use mailbox::{WorkerEvent, WorkerRequest};
 
@@ -70,6 +74,7 @@ pub(crate) struct Worker {
     cells: Slab<Resident>,
     by_id: HashMap<PersistenceId, usize>,
     failures: HashMap<PersistenceId, Failed>,
+    deletions: Deletions,
     idle: IdleOrder,
     ready: VecDeque<usize>,
     random: StdRng,
@@ -94,6 +99,7 @@ impl Worker {
             cells: Slab::new(),
             by_id: HashMap::new(),
             failures: HashMap::new(),
+            deletions: Deletions::default(),
             idle: IdleOrder::new(),
             ready: VecDeque::new(),
             random,
@@ -161,7 +167,7 @@ impl Worker {
             }
             let oldest = self.idle.oldest().map(|(_, tick)| tick);
             self.shared.residency.publish_oldest(self.number, oldest);
-            if self.stopping && self.cells.is_empty() {
+            if self.stopping && self.cells.is_empty() && self.deletions.is_empty() {
                 // What was being handed in when the queue was closed.
                 while let Some(request) = queues.requests.recv().await {
                     self.on_request(request);
@@ -184,6 +190,7 @@ impl Worker {
                     self.make_ready(slot);
                 }
             }
+            WorkerRequest::Delete(request) => self.delete(request),
         }
     }
 
@@ -237,6 +244,7 @@ impl Worker {
                     self.drive(slot, |cell, cx| cell.outside_returned(ticket, result, cx));
                 }
             }
+            WorkerEvent::EntityDeleted(id, deleted) => self.deleted(&id, &deleted),
             WorkerEvent::PassivateOldest => {
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
@@ -255,6 +263,10 @@ impl Worker {
     }
 
     fn deliver(&mut self, envelope: Envelope) {
+        let capacity = self.shared.settings.stash_capacity;
+        let Some(envelope) = self.deletions.hold(envelope, capacity) else {
+            return;
+        };
         if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
             let is_node_full = self.shared.stash_budget.is_used_up();
             let cell = &mut self.cells[slot].cell;
@@ -414,6 +426,7 @@ impl Worker {
             Next::Wait => {}
             Next::Again => self.make_ready(slot),
             Next::Idle if self.stopping => self.leave(slot, "stopped"),
+            Next::Idle | Next::Parked if self.may_be_deleted(slot) => self.leave(slot, "deleted"),
             Next::Idle => {
                 self.idle.touch(slot as u32, self.now_tick(now));
                 // There was no victim when it came; now there is.
@@ -527,11 +540,15 @@ impl Worker {
     fn leave(&mut self, slot: usize, reason: &'static str) {
         self.idle.remove(slot as u32);
         self.parked.remove(&slot);
+        let to_delete = self.leave_for_deletion(slot);
         let resident = self.cells.remove(slot);
         self.shared.stash_budget.recount(resident.kept, 0);
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
         metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
+        if let Some(id) = to_delete {
+            self.delete_rows(id);
+        }
     }
 
     fn fail(&mut self, slot: usize, failure: Failure, message: String) {
@@ -558,7 +575,13 @@ impl Worker {
                 retry_after,
             },
         };
-        self.cells[slot].cell.refuse_all(&error);
+        let cell = &mut self.cells[slot].cell;
+        cell.refuse_all(&error);
+        if failure == Failure::Journal {
+            let (id, to) = (&cell.persistence_id, cell.may_have_stored_to());
+            self.deletions
+                .note_undecided(id, to, Instant::now().into_std());
+        }
         self.leave(slot, "failed");
     }
 
@@ -586,6 +609,9 @@ impl Worker {
     fn describe(&self, id: &PersistenceId) -> EntityDescription {
         if let Some(&slot) = self.by_id.get(id) {
             return self.cells[slot].cell.describe();
+        }
+        if let Some(deleting) = self.deletions.describe(id) {
+            return deleting;
         }
         let now = Instant::now().into_std();
         let down = self
@@ -624,6 +650,7 @@ impl Worker {
         {
             self.leave(slot as usize, "idle");
         }
+        self.deletions.forget_old(now.into_std());
         let settings = &self.shared.settings.backoff;
         self.failures
             .retain(|_, failed| !failed.backoff.is_forgotten(settings, now.into_std()));

@@ -166,6 +166,7 @@ async fn fixture(flaw: Flaw) -> (Fixture, Flaws) {
         storage.states,
         storage.registry,
         storage.order,
+        storage.deletion,
     );
     let mut f = Fixture::over(memory, storage, settings).await;
     f.ask_with("n", &add("a"), "id-a").await.unwrap();

@@ -72,6 +72,10 @@ impl Cell {
         self.aside().is_some_and(|aside| aside.len() > 0)
     }
 
+    pub(crate) fn has_work_outside(&self) -> bool {
+        self.aside().is_some_and(|aside| !aside.outside.is_empty())
+    }
+
     /// Whether commands wait for work outside.
     pub(super) fn is_paused(&self) -> bool {
         // What came back is handled first.

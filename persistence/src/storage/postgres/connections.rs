@@ -168,7 +168,7 @@ impl Connections {
         arguments: Result<PgArguments, sqlx::Error>,
     ) -> Result<PgRow, sqlx::Error> {
         let arguments = arguments?;
-        let deadline = Instant::now() + self.options.append_timeout;
+        let deadline = Instant::now() + self.options.connect_timeout;
         let lane = self.other_lane().acquire(session, deadline).await;
         // Not sent yet, so not undecided, whatever went wrong.
         let mut lane = lane.map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
