@@ -16,6 +16,7 @@
 //! * Decisions without I/O: [`persisting`], [`replay_filter`], [`retention`],
 //!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
 //!   [`command_id_cache`].
+//! * Whether a journal is whole: [`verification`].
 //! * Storage: [`journal`], [`snapshot_store`], [`recovery_reader`], [`registry`],
 //!   [`global_order`], [`entity_deletion`], together a [`storage`].
 
@@ -51,4 +52,5 @@ pub mod snapshot_store;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod verification;
 pub mod writer;

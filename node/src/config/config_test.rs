@@ -159,10 +159,9 @@ fn a_bad_value_is_named_with_what_was_expected() {
 
 #[test]
 fn what_is_kept_can_be_set() {
-    let settings = load_file(
-        "[persistence]\ncommand_id_horizon = \"36h\"\npublication_capacity = 16",
-    )
-    .unwrap();
+    let settings =
+        load_file("[persistence]\ncommand_id_horizon = \"36h\"\npublication_capacity = 16")
+            .unwrap();
     let horizon = settings.storage.command_id_horizon;
     assert_eq!(horizon, Duration::from_secs(36 * 3600));
     assert_eq!(settings.engine.publication_capacity, 16);
