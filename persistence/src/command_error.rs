@@ -4,6 +4,7 @@
 //! been ([`Applied`]), and whether waiting helps ([`CommandError::retry_after`]).
 //! The gRPC status of each is decided in one place, in the `node` crate.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::sequence_nr::SequenceNr;
@@ -16,6 +17,47 @@ pub enum Applied {
     No,
     /// Undecided: it may have been stored.
     Unknown,
+}
+
+/// How many commands may wait, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StashLimit {
+    /// For one entity, waiting and put aside together.
+    Entity(usize),
+    /// For all entities of a node together.
+    Node(usize),
+}
+
+impl StashLimit {
+    /// The setting that says so.
+    #[must_use]
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::Entity(_) => "persistence.stash_capacity",
+            Self::Node(_) => "persistence.stash_total",
+        }
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn commands(self) -> usize {
+        let (Self::Entity(commands) | Self::Node(commands)) = self;
+        commands
+    }
+}
+
+impl fmt::Display for StashLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keeper = match self {
+            Self::Entity(_) => "the entity keeps",
+            Self::Node(_) => "the node's entities keep",
+        };
+        let (commands, setting) = (self.commands(), self.setting());
+        write!(
+            f,
+            "{keeper} {commands} commands that wait, which is the limit ({setting})"
+        )
+    }
 }
 
 /// Why a command was not answered with a reply.
@@ -87,14 +129,12 @@ pub enum CommandError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The entity's stash is full.
-    #[error(
-        "the entity has {capacity} commands waiting, which is its limit: send fewer at once, or retry later"
-    )]
-    StashFull {
-        /// `persistence.stash_capacity`.
-        capacity: usize,
-    },
+    /// Too many commands wait, for this entity or on its node.
+    #[error("{0}: send fewer at once, or retry later")]
+    StashFull(StashLimit),
+    /// The same, where `persistence.stash_overflow` says that such commands are dropped.
+    #[error("{0}, and it drops what comes then: retry later")]
+    Dropped(StashLimit),
     /// The shard's buffer is full.
     #[error(
         "{buffered} commands wait for a home of shard {shard}, which is the limit: retry later"
@@ -215,7 +255,8 @@ impl CommandError {
             Self::RecoveryFailed { retry_after, .. } | Self::BackingOff { retry_after, .. } => {
                 Some(*retry_after)
             }
-            Self::StashFull { .. }
+            Self::StashFull(_)
+            | Self::Dropped(_)
             | Self::BufferFull { .. }
             | Self::Overloaded { .. }
             | Self::WriterConflict { .. }

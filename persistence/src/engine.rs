@@ -17,6 +17,7 @@ use crate::backoff::BackoffSettings;
 use crate::circuit_breaker::CircuitBreakerSettings;
 use crate::command::{Answer, Envelope};
 use crate::command_error::CommandError;
+use crate::durable_state::routing::route;
 use crate::entity_types::EntityTypes;
 use crate::persistence_id::PersistenceId;
 use crate::publication::{Publication, Subscription};
@@ -28,6 +29,7 @@ use crate::runtime::guarded_journal::{GuardedJournal, GuardedRecoveries};
 use crate::runtime::recovery_driver::RecoveryDriver;
 use crate::runtime::residency::Residency;
 use crate::runtime::snapshot_writer::SnapshotWriter;
+use crate::runtime::stash_budget::StashBudget;
 use crate::runtime::worker::{DeleteRequest, Worker, WorkerHandle};
 use crate::sequence_nr::SequenceNr;
 use crate::storage::Storage;
@@ -48,8 +50,15 @@ pub struct EngineSettings {
     pub recovery_event_timeout: Duration,
     /// What is done about streams with two authors.
     pub replay_filter: ReplayFilterSettings,
-    /// Commands that may wait for one entity.
+    /// Commands that may wait for one entity, those it has put aside included. Beyond
+    /// it the next one is let in all the same if none waits to be handled: it may be the
+    /// one that brings back what was put aside.
     pub stash_capacity: usize,
+    /// Commands that may wait for all entities together; further ones are answered
+    /// STASH_FULL. An entity in memory for which none waits still gets its next one.
+    pub stash_total: usize,
+    /// What becomes of a command beyond `stash_capacity`.
+    pub stash_overflow: StashOverflow,
     /// How long an entity stays down after it failed for a reason of its own.
     pub backoff: BackoffSettings,
     /// When the journal is spared because it fails.
@@ -79,6 +88,8 @@ impl Default for EngineSettings {
             recovery_event_timeout: Duration::from_secs(30),
             replay_filter: ReplayFilterSettings::default(),
             stash_capacity: 4096,
+            stash_total: 1_000_000,
+            stash_overflow: StashOverflow::Reply,
             backoff: BackoffSettings::default(),
             circuit_breaker: CircuitBreakerSettings::default(),
             retention: RetentionSettings::default(),
@@ -90,6 +101,20 @@ impl Default for EngineSettings {
             seed: None,
         }
     }
+}
+
+/// What becomes of a command for which an entity has no room
+/// (`persistence.stash_overflow`). It is answered in any case (I-8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StashOverflow {
+    /// It is answered STASH_FULL.
+    #[default]
+    Reply,
+    /// It is answered STASH_FULL, and the entity fails when what it has handled is
+    /// stored: what waits is refused, and it starts over when its back-off ends.
+    Fail,
+    /// It is answered OVERLOADED, with a warning in the log.
+    Drop,
 }
 
 /// What an entity is doing.
@@ -129,6 +154,7 @@ pub(crate) struct Shared {
     pub(crate) storage: Storage,
     journal_open: Arc<AtomicBool>,
     pub(crate) residency: Residency,
+    pub(crate) stash_budget: StashBudget,
     pub(crate) commit: GroupCommit,
     pub(crate) recoveries: RecoveryDriver,
     pub(crate) snapshots: SnapshotWriter,
@@ -196,6 +222,7 @@ impl EntityEngine {
             )),
             None => StdRng::from_os_rng(),
         };
+        let storage = route(storage, types.durable());
         let journal = Arc::new(GuardedJournal::new(
             storage.journal,
             settings.circuit_breaker,
@@ -230,6 +257,7 @@ impl EntityEngine {
             storage,
             journal_open,
             residency: Residency::new(settings.active_entity_limit, count),
+            stash_budget: StashBudget::new(settings.stash_total),
             commit,
             recoveries,
             snapshots,

@@ -14,4 +14,5 @@ pub(crate) mod recovery_pages;
 pub(crate) mod recovery_queue;
 pub(crate) mod residency;
 pub(crate) mod snapshot_writer;
+pub(crate) mod stash_budget;
 pub(crate) mod worker;

@@ -16,6 +16,8 @@ mod failures;
 mod flawed_storage;
 #[path = "engine/life.rs"]
 mod life;
+#[path = "engine/outage.rs"]
+mod outage;
 #[path = "engine/random.rs"]
 mod random;
 #[path = "engine/recoveries.rs"]

@@ -263,7 +263,9 @@ fn judge_command(error: &CommandError) -> Verdict {
         CommandError::PayloadTooLarge { len, limit, .. } => {
             verdict.with("len", len).with("limit", limit)
         }
-        CommandError::StashFull { capacity } => verdict.with("capacity", capacity),
+        CommandError::StashFull(limit) | CommandError::Dropped(limit) => verdict
+            .with("limit", &limit.commands())
+            .with("setting", &limit.setting()),
         CommandError::BufferFull { shard, .. } | CommandError::ShardUnavailable { shard } => {
             verdict.with("shard", shard)
         }
@@ -303,9 +305,11 @@ fn command_code_and_reason(error: &CommandError) -> (Code, &str) {
         CommandError::HistoryDeleted { .. } => (Code::OutOfRange, "HISTORY_DELETED"),
         CommandError::Unhandled { .. } => (Code::Unimplemented, "COMMAND_UNHANDLED"),
         CommandError::PayloadTooLarge { .. } => (Code::OutOfRange, "PAYLOAD_TOO_LARGE"),
-        CommandError::StashFull { .. } => (Code::ResourceExhausted, "STASH_FULL"),
+        CommandError::StashFull(_) => (Code::ResourceExhausted, "STASH_FULL"),
         CommandError::BufferFull { .. } => (Code::ResourceExhausted, "BUFFER_FULL"),
-        CommandError::Overloaded { .. } => (Code::ResourceExhausted, "OVERLOADED"),
+        CommandError::Dropped(_) | CommandError::Overloaded { .. } => {
+            (Code::ResourceExhausted, "OVERLOADED")
+        }
         CommandError::PersistRejected { .. } => (Code::FailedPrecondition, "PERSIST_REJECTED"),
         CommandError::JournalUnavailable { .. } => (Code::Unavailable, "JOURNAL_UNAVAILABLE"),
         CommandError::PersistFailed { .. } | CommandError::DeletionUnfinished { .. } => {

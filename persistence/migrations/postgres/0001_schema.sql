@@ -4,7 +4,6 @@
 -- Ids are COLLATE "C": they compare by bytes, so listings are in byte order, the
 -- index needs no collation library, and an upgrade of that library cannot break it.
 
---
 -- Measured with Postgres 15 and 1,000,000 events of 50,000 streams, written in turns
 -- in transactions of 128, ids of 24 bytes, payloads of 21: 234 bytes on disk per
 -- event, of which the rows take 149, events_pkey 78 and events_global_order 7. With

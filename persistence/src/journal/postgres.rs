@@ -5,6 +5,7 @@
 //! Connections: `storage/postgres/connections.rs`.
 
 mod append;
+mod columns;
 mod fencing;
 mod outcome;
 mod statement;

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::command::CommandId;
+use crate::durable_state_store::StoredState;
+use crate::durable_state_store::memory::MemoryDurableStateStore;
 use crate::entity_deletion::Tombstone;
 use crate::entity_deletion::memory::MemoryEntityDeletion;
 use crate::global_order::memory::MemoryEventsInOrder;
@@ -92,6 +94,7 @@ impl MemoryStorage {
             journal: journal.clone(),
             recoveries: Arc::new(MemoryRecoveryReader::new(self.clone(), journal)),
             snapshots: Arc::new(MemorySnapshotStore::new(self.clone())),
+            states: Arc::new(MemoryDurableStateStore::new(self.clone())),
             registry: Arc::new(MemoryRegistry::new(self.clone())),
             order: Arc::new(MemoryEventsInOrder::new(self.clone())),
             deletion: Arc::new(MemoryEntityDeletion::new(self.clone())),
@@ -156,6 +159,7 @@ pub(crate) struct Tables {
     /// Commands whose events were deleted, and when.
     deleted_commands: BTreeSet<(SystemTime, PersistenceId, CommandId)>,
     pub(crate) snapshots: BTreeMap<PersistenceId, BTreeMap<SequenceNr, Snapshot>>,
+    pub(crate) states: BTreeMap<PersistenceId, StoredState>,
     pub(crate) sessions: BTreeMap<SessionUuid, Session>,
     /// Incarnation counters.
     pub(crate) nodes: BTreeMap<NodeNr, u64>,

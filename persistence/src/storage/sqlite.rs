@@ -22,6 +22,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Executor, Sqlite};
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::durable_state_store::sqlite::SqliteDurableStateStore;
 use crate::entity_deletion::sqlite::SqliteEntityDeletion;
 use crate::global_order::sqlite::SqliteEventsInOrder;
 use crate::journal::JournalError;
@@ -144,6 +145,7 @@ pub(crate) async fn open(path: &Path, options: &StorageOptions) -> Result<Storag
     Ok(Storage {
         journal: Arc::new(SqliteJournal::new(database.clone())),
         snapshots: Arc::new(SqliteSnapshotStore::new(database.clone())),
+        states: Arc::new(SqliteDurableStateStore::new(database.clone())),
         recoveries: Arc::new(SqliteRecoveryReader::new(database.clone())),
         registry: Arc::new(SqliteRegistry::new(database.clone())),
         deletion: Arc::new(SqliteEntityDeletion::new(database.clone())),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use perennial_persistence::command::{Answer, Request};
-use perennial_persistence::command_error::{Applied, CommandError};
+use perennial_persistence::command_error::{Applied, CommandError, StashLimit};
 use perennial_persistence::engine::{EngineSettings, EntityState};
 use perennial_persistence::journal::memory::faults::{Fault, Operation};
 use perennial_persistence::journal::{StoredEvent, StreamBounds};
@@ -197,7 +197,7 @@ async fn commands_are_held_until_it_is_deleted() {
     let held = [f.tell("n", &add("b")), f.tell("n", &add("c"))];
     let refused = error(f.ask("n", &add("d")).await);
     assert!(
-        matches!(refused, CommandError::StashFull { capacity: 2 }),
+        matches!(refused, CommandError::StashFull(StashLimit::Entity(2))),
         "{refused}"
     );
     let described = f.engine.describe(shard("n"), &notes("n")).await;
