@@ -58,6 +58,8 @@ const HAS_KEY: &str = "\
                WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)) \
               = ARRAY['persistence_id', 'sequence_nr'])";
 
+type Decode = fn(&PgRow) -> Result<Row, sqlx::Error>;
+
 pub(super) async fn read(
     address: &PostgresAddress,
     feed: &mut Feed<'_>,
@@ -79,7 +81,7 @@ async fn read_all(connection: &mut PgConnection, feed: &mut Feed<'_>) -> Result<
         let key = "events_pkey";
         feed.found(Finding::UniqueKeyMissing { key });
     }
-    let passes: [(&str, fn(&PgRow) -> Result<Row, sqlx::Error>); 3] = [
+    let passes: [(&str, Decode); 3] = [
         (EVENTS, decode_event),
         (SNAPSHOTS, decode_snapshot),
         (STREAMS, decode_stream),

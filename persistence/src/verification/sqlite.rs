@@ -33,6 +33,8 @@ const STREAMS: &str = "\
            coalesce((SELECT max(e.sequence_nr) FROM events e WHERE e.persistence_id = t.persistence_id), 0) \
     FROM streams t ORDER BY t.persistence_id";
 
+type Decode = fn(&SqliteRow) -> Result<Row, sqlx::Error>;
+
 pub(super) async fn read(path: &Path, feed: &mut Feed<'_>) -> Result<(), StorageError> {
     let mut connection = connect_to_read(path).await?;
     let read = read_all(&mut connection, feed).await;
@@ -51,7 +53,7 @@ async fn read_all(
     feed: &mut Feed<'_>,
 ) -> Result<(), sqlx::Error> {
     connection.execute("BEGIN").await?;
-    let passes: [(&str, fn(&SqliteRow) -> Result<Row, sqlx::Error>); 3] = [
+    let passes: [(&str, Decode); 3] = [
         (EVENTS, decode_event),
         (SNAPSHOTS, decode_snapshot),
         (STREAMS, decode_stream),

@@ -187,7 +187,7 @@ async fn an_expected_sequence_number_is_checked(on: Backend) {
 
 /// Its caller has gone; it is told when it is taken up, or when the actor is idle.
 async fn a_command_put_aside_for_too_long_is_answered(on: Backend) {
-    let settings = perennial_persistence::engine::EngineSettings {
+    let settings = EngineSettings {
         idle_timeout: Duration::from_millis(1),
         ..Default::default()
     };
