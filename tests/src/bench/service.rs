@@ -72,7 +72,7 @@ pub async fn run(shape: Shape, options: &ServiceOptions) -> Result<Value> {
         "preloaded": preloaded,
         "echo": echoed.to_json(),
         "append": append.to_json(),
-        "floor": floor.as_ref().map(|floor| floor.to_json()),
+        "floor": floor.as_ref().map(super::appending::Appending::to_json),
         // Of a call: the echo and the insert; of a message on a stream: the insert.
         "cpu_us_over_floors": floors.map(|floors| one_decimal(service.cost.total() - floors)),
     }))

@@ -168,18 +168,18 @@ impl Connections {
         arguments: Result<PgArguments, sqlx::Error>,
     ) -> Result<PgRow, sqlx::Error> {
         let arguments = arguments?;
-        let deadline = Instant::now() + self.options.append_timeout;
+        let deadline = Instant::now() + self.options.connect_timeout;
         let lane = self.other_lane().acquire(session, deadline).await;
         // Not sent yet, so not undecided, whatever went wrong.
         let mut lane = lane.map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
         let query = sqlx::query_with(sql, arguments).fetch_one(lane.connection());
-        match timeout_at(deadline, query).await {
+        match timeout(self.options.statement_timeout * 2, query).await {
             Ok(Ok(row)) => {
                 lane.give_back();
                 Ok(row)
             }
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(timed_out()),
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
         }
     }
 
