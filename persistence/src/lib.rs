@@ -18,8 +18,8 @@
 //!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
 //!   [`command_id_cache`].
 //! * Storage: [`journal`], [`snapshot_store`], [`durable_state_store`],
-//!   [`recovery_reader`], [`registry`],
-//!   [`global_order`], together a [`storage`].
+//!   [`recovery_reader`], [`registry`], [`global_order`], [`entity_deletion`],
+//!   together a [`storage`].
 
 pub mod actor;
 pub mod backoff;
@@ -34,6 +34,7 @@ pub mod durable_state;
 pub mod durable_state_store;
 pub mod effect;
 pub mod engine;
+pub mod entity_deletion;
 pub mod entity_types;
 pub mod event_adapter;
 pub mod event_sourced;

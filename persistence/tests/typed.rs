@@ -13,6 +13,8 @@ mod delivery;
 mod durable_state;
 #[path = "typed/event_adapters.rs"]
 mod event_adapters;
+#[path = "typed/following.rs"]
+mod following;
 #[path = "typed/outside.rs"]
 mod outside;
 #[path = "typed/retention.rs"]

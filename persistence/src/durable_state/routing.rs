@@ -108,6 +108,7 @@ fn bounds(state: Option<&StoredState>) -> StreamBounds {
     StreamBounds {
         highest: revision,
         deleted_to: revision,
+        tombstone: SequenceNr::ZERO,
     }
 }
 

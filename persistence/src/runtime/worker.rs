@@ -3,8 +3,10 @@
 //! Requests come in through a bounded queue, answers to what cells asked for
 //! through a second one that is bounded by the cells themselves (each waits for
 //! at most one). A worker performs what cells decide and decides nothing about
-//! their contents. Messages: `worker/mailbox.rs`. Next: `cell.rs`.
+//! their contents. Messages: `worker/mailbox.rs`; entities that are to be deleted:
+//! `worker/deleting.rs`. Next: `cell.rs`.
 
+mod deleting;
 mod mailbox;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -23,7 +25,7 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::codec::CodecError;
 use crate::command::Envelope;
-use crate::command_error::CommandError;
+use crate::command_error::{CommandError, StashLimit};
 use crate::engine::{EntityDescription, EntityState, Shared};
 use crate::idle_order::{IdleOrder, Tick};
 use crate::journal::WriteRight;
@@ -31,11 +33,15 @@ use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::WriterUuid;
 
-use super::cell::{Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict};
+use super::cell::{
+    Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict, count_overflow,
+};
 use super::contained::look_up;
 use super::recovery_pages::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
 
+pub(crate) use deleting::DeleteRequest;
+use deleting::Deletions;
 pub(crate) use mailbox::{Address, Outcome, WorkerHandle, WorkerQueues};
 use mailbox::{WorkerEvent, WorkerRequest};
 
@@ -52,6 +58,8 @@ struct Resident {
     cell: Cell,
     /// It is in the ready queue.
     ready: bool,
+    /// Its commands that wait, as counted in the node's budget.
+    kept: usize,
 }
 
 struct Failed {
@@ -66,6 +74,7 @@ pub(crate) struct Worker {
     cells: Slab<Resident>,
     by_id: HashMap<PersistenceId, usize>,
     failures: HashMap<PersistenceId, Failed>,
+    deletions: Deletions,
     idle: IdleOrder,
     ready: VecDeque<usize>,
     random: StdRng,
@@ -90,6 +99,7 @@ impl Worker {
             cells: Slab::new(),
             by_id: HashMap::new(),
             failures: HashMap::new(),
+            deletions: Deletions::default(),
             idle: IdleOrder::new(),
             ready: VecDeque::new(),
             random,
@@ -157,7 +167,7 @@ impl Worker {
             }
             let oldest = self.idle.oldest().map(|(_, tick)| tick);
             self.shared.residency.publish_oldest(self.number, oldest);
-            if self.stopping && self.cells.is_empty() {
+            if self.stopping && self.cells.is_empty() && self.deletions.is_empty() {
                 // What was being handed in when the queue was closed.
                 while let Some(request) = queues.requests.recv().await {
                     self.on_request(request);
@@ -180,6 +190,7 @@ impl Worker {
                     self.make_ready(slot);
                 }
             }
+            WorkerRequest::Delete(request) => self.delete(request),
         }
     }
 
@@ -233,6 +244,7 @@ impl Worker {
                     self.drive(slot, |cell, cx| cell.outside_returned(ticket, result, cx));
                 }
             }
+            WorkerEvent::EntityDeleted(id, deleted) => self.deleted(&id, &deleted),
             WorkerEvent::PassivateOldest => {
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
@@ -251,9 +263,16 @@ impl Worker {
     }
 
     fn deliver(&mut self, envelope: Envelope) {
+        let capacity = self.shared.settings.stash_capacity;
+        let Some(envelope) = self.deletions.hold(envelope, capacity) else {
+            return;
+        };
         if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
-            let resident = &mut self.cells[slot];
-            if resident.cell.accept(envelope, &self.shared.settings) {
+            let is_node_full = self.shared.stash_budget.is_used_up();
+            let cell = &mut self.cells[slot].cell;
+            let is_ready = cell.accept(envelope, &self.shared.settings, is_node_full);
+            self.recount(slot);
+            if is_ready {
                 self.make_ready(slot);
             }
             return;
@@ -269,6 +288,13 @@ impl Worker {
 
     /// Starts an entity for its first request.
     fn start(&mut self, envelope: Envelope) {
+        if self.shared.stash_budget.is_used_up() {
+            let limit = StashLimit::Node(self.shared.settings.stash_total);
+            count_overflow(limit);
+            let error = CommandError::StashFull(limit);
+            envelope.reply_to.answer(Err(error));
+            return;
+        }
         let now = Instant::now();
         if let Some(failed) = self.failures.get_mut(&envelope.persistence_id) {
             if let Some(retry_after) = failed.backoff.remaining(now.into_std()) {
@@ -312,9 +338,14 @@ impl Worker {
                 return;
             }
         };
-        cell.accept(envelope, &shared.settings);
-        let slot = self.cells.insert(Resident { cell, ready: false });
+        cell.accept(envelope, &shared.settings, false);
+        let slot = self.cells.insert(Resident {
+            cell,
+            ready: false,
+            kept: 0,
+        });
         self.by_id.insert(id, slot);
+        self.recount(slot);
         if let Some(worker) = shared.residency.entered() {
             shared.workers()[worker].passivate_oldest();
         }
@@ -328,6 +359,13 @@ impl Worker {
             self.ready.push_back(slot);
         }
         self.idle.remove(slot as u32);
+    }
+
+    /// Brings the node's budget up to date with what a cell keeps now.
+    fn recount(&mut self, slot: usize) {
+        let Resident { cell, kept, .. } = &mut self.cells[slot];
+        let before = std::mem::replace(kept, cell.kept());
+        self.shared.stash_budget.recount(before, *kept);
     }
 
     fn addressed(&mut self, to: Address) -> Option<&mut Cell> {
@@ -382,11 +420,19 @@ impl Worker {
         if recovered && let Some(failed) = self.failures.get_mut(&cell.persistence_id) {
             failed.backoff.recovered(now.into_std());
         }
+        self.recount(slot);
         self.perform(slot);
         match next {
             Next::Wait => {}
             Next::Again => self.make_ready(slot),
             Next::Idle if self.stopping => self.leave(slot, "stopped"),
+            Next::Idle
+                if self
+                    .deletions
+                    .is_asked(&self.cells[slot].cell.persistence_id) =>
+            {
+                self.leave(slot, "deleted");
+            }
             Next::Idle => {
                 self.idle.touch(slot as u32, self.now_tick(now));
                 // There was no victim when it came; now there is.
@@ -500,10 +546,15 @@ impl Worker {
     fn leave(&mut self, slot: usize, reason: &'static str) {
         self.idle.remove(slot as u32);
         self.parked.remove(&slot);
+        let to_delete = self.leave_for_deletion(slot);
         let resident = self.cells.remove(slot);
+        self.shared.stash_budget.recount(resident.kept, 0);
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
         metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
+        if let Some(id) = to_delete {
+            self.delete_rows(id);
+        }
     }
 
     fn fail(&mut self, slot: usize, failure: Failure, message: String) {
@@ -530,7 +581,13 @@ impl Worker {
                 retry_after,
             },
         };
-        self.cells[slot].cell.refuse_all(&error);
+        let cell = &mut self.cells[slot].cell;
+        cell.refuse_all(&error);
+        if failure == Failure::Journal {
+            let (id, to) = (&cell.persistence_id, cell.may_have_stored_to());
+            self.deletions
+                .note_undecided(id, to, Instant::now().into_std());
+        }
         self.leave(slot, "failed");
     }
 
@@ -559,6 +616,9 @@ impl Worker {
         if let Some(&slot) = self.by_id.get(id) {
             return self.cells[slot].cell.describe();
         }
+        if let Some(deleting) = self.deletions.describe(id) {
+            return deleting;
+        }
         let now = Instant::now().into_std();
         let down = self
             .failures
@@ -581,6 +641,8 @@ impl Worker {
     fn tick(&mut self) {
         let now = Instant::now();
         while self.outside.try_join_next().is_some() {}
+        let kept = self.shared.stash_budget.kept();
+        metrics::gauge!("perennial_stashed_commands").set(kept as f64);
         let expired = |&slot: &usize| self.cells[slot].cell.has_expired_aside(now.into_std());
         let expired: Vec<usize> = self.parked.iter().copied().filter(expired).collect();
         for slot in expired {
@@ -588,9 +650,13 @@ impl Worker {
         }
         let tick = self.now_tick(now);
         let timeout = ticks(self.shared.settings.idle_timeout);
-        while let Some(slot) = self.idle.pop_expired(tick, timeout) {
+        // Who leaves while the journal is out of reach cannot come back.
+        while !self.shared.is_journal_out_of_reach()
+            && let Some(slot) = self.idle.pop_expired(tick, timeout)
+        {
             self.leave(slot as usize, "idle");
         }
+        self.deletions.forget_old(now.into_std());
         let settings = &self.shared.settings.backoff;
         self.failures
             .retain(|_, failed| !failed.backoff.is_forgotten(settings, now.into_std()));

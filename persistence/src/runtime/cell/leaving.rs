@@ -9,7 +9,7 @@ use crate::command_id_cache::CommandIdCache;
 use crate::retention::Retention;
 use crate::sequence_nr::SequenceNr;
 
-use super::{Action, Cell, CellContext, Index, Next, Queued, Stage, retention};
+use super::{Action, Cell, CellContext, Failure, Index, Next, Queued, Stage, retention};
 
 impl Cell {
     /// Asks the cell to leave memory when what it has handled is stored; what
@@ -29,6 +29,12 @@ impl Cell {
     /// Starts over from the journal with what is in the stash, or leaves when
     /// nothing is.
     pub(super) fn restart(&mut self, cx: &mut CellContext<'_>) -> Next {
+        if let Some(message) = self.work().overflowed.take() {
+            return Next::Failed {
+                failure: Failure::Handling,
+                message,
+            };
+        }
         self.take_back();
         self.give_up_unasked();
         if self.queued() == 0 && !self.has_aside() {

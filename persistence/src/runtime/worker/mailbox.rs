@@ -7,6 +7,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::deleting::{DeleteRequest, Deleted};
 use crate::actor::StorageReport;
 use crate::codec::CodecError;
 use crate::command::{CommandId, Envelope};
@@ -47,6 +48,7 @@ pub(super) enum WorkerRequest {
     Deliver(Envelope),
     Describe(PersistenceId, oneshot::Sender<EntityDescription>),
     Passivate(PersistenceId, oneshot::Sender<()>),
+    Delete(DeleteRequest),
 }
 
 /// What cells wait for, and what the engine orders.
@@ -64,6 +66,7 @@ pub(super) enum WorkerEvent {
     /// To the cell that is in this place now, if it still waits for it.
     OutsideReturned(usize, OutsideTicket, Result<Payload, CodecError>),
     StorageReport(Address, StorageReport),
+    EntityDeleted(PersistenceId, Deleted),
     /// The node is over its limit and this worker has the oldest idle entity.
     PassivateOldest,
     Stop,
@@ -125,6 +128,18 @@ impl WorkerHandle {
         }
     }
 
+    /// Returns when the entity is deleted, or is not going to be; `None` when the
+    /// worker has ended.
+    pub(crate) async fn delete(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Deleted>) -> DeleteRequest,
+    ) -> Option<Deleted> {
+        let (done, deleted) = oneshot::channel();
+        let request = WorkerRequest::Delete(request(done));
+        self.requests.send(request).await.ok()?;
+        deleted.await.ok()
+    }
+
     pub(crate) fn recovery_page(
         &self,
         to: Address,
@@ -152,6 +167,10 @@ impl WorkerHandle {
 
     pub(crate) fn storage_report(&self, to: Address, report: StorageReport) {
         self.event(WorkerEvent::StorageReport(to, report));
+    }
+
+    pub(super) fn entity_deleted(&self, id: PersistenceId, deleted: Deleted) {
+        self.event(WorkerEvent::EntityDeleted(id, deleted));
     }
 
     pub(super) fn commands_found(
