@@ -9,6 +9,7 @@ with everything it writes below target/deploy/docker. Everything it made in Dock
 removed at the end, the images excepted.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -25,7 +26,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUT = ROOT / "target" / "deploy"
 FOLDER = OUT / "docker"
 NETWORK = "perennial-test"
-BASE_IMAGE = "perennial-test-base"
+# Made anew for other dependencies.
+LOCKED = hashlib.sha256((ROOT / "Cargo.lock").read_bytes()).hexdigest()[:12]
+BASE_IMAGE = f"perennial-test-base:{LOCKED}"
 IMAGE = "perennial-test"
 NODES = ["node-1", "node-2", "node-3"]
 POSTGRES = "perennial-test-postgres"
@@ -116,7 +119,7 @@ def make_base(docker):
     say("making the base: debootstrap, Rust, the sources of all dependencies")
     unpack("debootstrap")
     root = FOLDER / "base"
-    shutil.rmtree(root, ignore_errors=True)
+    run("rm", "-rf", root)
     include = "gcc,libc6-dev,binutils,ca-certificates,postgresql"
     environment = {**os.environ, "DEBOOTSTRAP_DIR": str(FOLDER / "root/usr/share/debootstrap")}
     run(
@@ -124,7 +127,8 @@ def make_base(docker):
         "bookworm", root, "http://deb.debian.org/debian", env=environment,
     )
     toolchain = run("rustc", "--print", "sysroot", cwd=ROOT)
-    shutil.copytree(toolchain, root / "usr/local", symlinks=True, dirs_exist_ok=True)
+    without_manual = shutil.ignore_patterns("doc")
+    shutil.copytree(toolchain, root / "usr/local", symlinks=True, dirs_exist_ok=True, ignore=without_manual)
     # With the sources there, the build works without the network.
     cargo_home = root / "usr/local/cargo"
     run("cargo", "fetch", "--locked", cwd=ROOT, env={**os.environ, "CARGO_HOME": str(cargo_home)})
@@ -134,7 +138,7 @@ def make_base(docker):
     docker("import", *options, "-", BASE_IMAGE, stdin=tar.stdout)
     if tar.wait() != 0:
         sys.exit("tar failed")
-    shutil.rmtree(root)
+    run("rm", "-rf", root)
 
 
 # ---- Containers
