@@ -21,7 +21,7 @@ mod state;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::config::Settings;
@@ -76,6 +76,13 @@ enum Command {
     Health(health::HealthArgs),
     /// Print a settings file with all keys and their defaults.
     Config,
+}
+
+/// All commands and flags, as [`main`] understands them: for completions and manual
+/// pages, and to check scripts and manifests that call the binary.
+#[must_use]
+pub fn definition() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the command line of this process to its end. `builder` brings the entity

@@ -104,6 +104,8 @@ async fn run_reader(queue: RecoveryQueue, reader: Arc<dyn RecoveryReader>, limit
         queue.take_batch(&mut wanted, &mut answers);
         if wanted.is_empty() {
             queue.0.arrived.notified().await;
+            // Those who are about to ask do so first.
+            tokio::task::yield_now().await;
             continue;
         }
         batch_size.record(wanted.len() as f64);
