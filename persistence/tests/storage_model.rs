@@ -1,5 +1,5 @@
-//! The databases against the in-memory backend: the same random appends, deletions
-//! and fences must give the same outcomes and leave the same streams.
+//! The databases against the in-memory backend: the same random appends, snapshots,
+//! deletions and fences must give the same outcomes and leave the same streams.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,6 +14,7 @@ use perennial_persistence::journal::{
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::sequence_nr::SequenceNr;
+use perennial_persistence::snapshot_store::SnapshotCriteria;
 use perennial_persistence::storage::{Storage, StorageOptions, StorageUrl, migrate};
 use perennial_persistence::testing::postgres_server::TestDatabase;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr, WriterUuid};
@@ -32,6 +33,15 @@ enum Step {
     Delete {
         stream: usize,
         to: u64,
+    },
+    Snapshot {
+        stream: usize,
+        nr: u64,
+    },
+    /// Of a stream: it and everything that belongs to it.
+    DeleteEntity {
+        stream: usize,
+        may_have_stored_to: u64,
     },
     Fence {
         shard: u32,
@@ -52,6 +62,9 @@ fn a_step() -> impl Strategy<Value = Step> {
         8 => proptest::collection::vec(append, STREAMS).prop_map(Step::Append),
         2 => (0..STREAMS, 0..30_u64).prop_map(|(stream, to)| Step::Delete { stream, to }),
         1 => (0..STREAMS).prop_map(|stream| Step::Delete { stream, to: u64::MAX }),
+        1 => (0..STREAMS, 0..30_u64).prop_map(|(stream, nr)| Step::Snapshot { stream, nr }),
+        1 => (0..STREAMS, prop_oneof![3 => Just(0), 1 => 0..30_u64])
+            .prop_map(|(stream, may_have_stored_to)| Step::DeleteEntity { stream, may_have_stored_to }),
         1 => (0..STREAMS as u32, 0..4_u64).prop_map(|(shard, epoch)| Step::Fence { shard, epoch }),
         1 => Just(Step::NextEpoch),
     ]
@@ -87,6 +100,14 @@ impl Subject {
         PersistenceId::new("model", &format!("{}-{stream}", self.case)).unwrap()
     }
 
+    fn right(&self, stream: usize) -> WriteRight {
+        WriteRight {
+            session: self.session,
+            shard: shard_of(stream),
+            epoch: self.epoch,
+        }
+    }
+
     /// Does a step and says how it went, in words that do not name the backend.
     async fn perform(&mut self, nr: usize, step: &Step) -> Vec<String> {
         match step {
@@ -101,22 +122,35 @@ impl Subject {
                 outcomes.iter().map(say).collect()
             }
             Step::Delete { stream, to } => {
-                let right = WriteRight {
-                    session: self.session,
-                    shard: shard_of(*stream),
-                    epoch: self.epoch,
-                };
                 let to = SequenceNr::new(*to);
                 let deleted = self
                     .storage
                     .journal
-                    .delete_events(right, &self.id(*stream), to)
+                    .delete_events(self.right(*stream), &self.id(*stream), to)
                     .await;
                 let said = deleted
                     .err()
                     .map(|error| error.to_string())
                     .unwrap_or_default();
                 vec![said.replace(&self.session.to_string(), "SESSION")]
+            }
+            Step::Snapshot { stream, nr } => {
+                let (nr, state) = (SequenceNr::new(*nr), Payload::json("state"));
+                let snapshots = &self.storage.snapshots;
+                let right = self.right(*stream);
+                let saved = snapshots.save(right, &self.id(*stream), nr, &state).await;
+                vec![format!("{}", saved.is_ok())]
+            }
+            Step::DeleteEntity {
+                stream,
+                may_have_stored_to,
+            } => {
+                let to = SequenceNr::new(*may_have_stored_to);
+                let deletion = &self.storage.deletion;
+                let right = self.right(*stream);
+                let deleted = deletion.delete_entity(right, &self.id(*stream), to).await;
+                let said = deleted.map(|kept| kept.map(|kept| kept.sequence_nr));
+                vec![format!("{said:?}").replace(&format!("{:?}", self.session), "SESSION")]
             }
             Step::Fence { shard, epoch } => {
                 let shard = Some((ShardNr(*shard), Epoch(*epoch)));
@@ -196,6 +230,13 @@ impl Subject {
                     .unwrap()
                     .into_iter()
                     .map(line),
+            );
+            let snapshots = &self.storage.snapshots;
+            let newest = snapshots.load(&persistence_id, SnapshotCriteria::ALL).await;
+            contents.extend(
+                newest
+                    .unwrap()
+                    .map(|newest| format!("snapshot {}", newest.sequence_nr)),
             );
             let ids: Vec<CommandId> = (0..12)
                 .map(|nr| CommandId::parse(&format!("c{nr}")).unwrap().unwrap())
