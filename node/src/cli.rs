@@ -120,7 +120,7 @@ async fn run(builder: NodeBuilder, arguments: Arguments) -> Result<ExitCode, Fai
         Command::List(args) => list::run(args, output).await?,
         Command::Delete(args) => delete::run(args, output).await?,
         Command::Cluster(command) => cluster::run(command, output).await?,
-        Command::Journal(command) => journal::run(command, output).await?,
+        Command::Journal(command) => journal::run(&builder, command, output).await?,
         Command::Health(args) => health::run(args, output).await?,
         Command::Config => write!(std::io::stdout().lock(), "{}", Settings::reference())?,
     }

@@ -100,7 +100,7 @@ pub(super) const KEYS: &[Key] = &[
               that lags further misses events, and is told so. Raise it for bursts, lower it when \
               events are large.",
         set: |settings, text| {
-            settings.engine.publication_capacity = count(text, 1..=10_000_000)?;
+            settings.engine.publication_capacity = count(text, 1..=1_000_000)?;
             Ok(())
         },
     },
