@@ -305,6 +305,7 @@
 //! * Decisions without I/O: [`persisting`], [`replay_filter`], [`retention`],
 //!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
 //!   [`command_id_cache`].
+//! * Whether a journal is whole: [`verification`].
 //! * Storage: [`journal`], [`snapshot_store`], [`durable_state_store`],
 //!   [`recovery_reader`], [`registry`], [`global_order`], [`entity_deletion`],
 //!   together a [`storage`].
@@ -347,5 +348,6 @@ pub mod snapshot_store;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod verification;
 pub mod view;
 pub mod writer;
