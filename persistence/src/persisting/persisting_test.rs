@@ -93,6 +93,27 @@ fn a_partly_stored_batch_releases_its_stored_part_only() {
     assert!(machine.is_idle());
 }
 
+/// As a refusal does, which takes the place of its write.
+#[test]
+fn what_is_queued_runs_in_its_turn_and_never_inline() {
+    let mut machine = Machine::default();
+    machine.queue("first", Wait);
+    assert!(machine.is_stashing() && !machine.runs_inline());
+    assert_eq!(machine.defer("second", GoOn), None);
+    assert_eq!(run_due(&mut machine), ["first", "second"]);
+    machine.persist("write", ["stored"], GoOn);
+    machine.queue("refused", GoOn);
+    machine.next_batch();
+    assert_eq!(run_due(&mut machine), [""; 0]);
+    machine.stored(1);
+    let settled = |machine: &mut Machine| machine.next_due().map(|due| (due.handler, due.settled));
+    assert_eq!(settled(&mut machine), Some(("stored", Settled::Stored)));
+    machine.finished(GoOn);
+    assert_eq!(settled(&mut machine), Some(("refused", Settled::Stored)));
+    machine.finished(GoOn);
+    assert!(machine.runs_inline());
+}
+
 /// What a handler or command issues, by the name of its handler.
 #[derive(Clone)]
 enum Issue {

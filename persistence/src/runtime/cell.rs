@@ -9,7 +9,8 @@
 //! handled one after another on the tentative state, their events go out as
 //! separate atomic writes of one append, and nothing computed in a round is
 //! answered before everything it was computed from is stored (I-4, I-12). While
-//! the append is out, commands wait in the stash.
+//! the append is out, commands wait in the stash. A round of which certainly nothing
+//! is stored is undone, from a copy of the state; other failures start the cell over.
 //!
 //! A persistent actor handles commands in *turns*: one command, callback or signal
 //! at a time, on a state that changes in callbacks. While an append is out, commands
