@@ -9,12 +9,7 @@ use crate::files::read;
 use crate::monitoring::measured;
 
 /// Subcommands, and flags of subcommands.
-pub(crate) const COMMANDS: &[&str] = &[
-    "cluster drain",
-    "cluster reform",
-    "cluster shards",
-    "journal verify",
-];
+pub(crate) const COMMANDS: &[&str] = &["cluster drain", "cluster reform", "cluster shards"];
 
 /// Flags, each with a command that will have it.
 pub(crate) const FLAGS: &[(&str, &str)] = &[
