@@ -272,12 +272,6 @@ impl<W, H> Persisting<W, H> {
         self.pending.is_empty() && !self.is_writing() && self.unsent.is_empty()
     }
 
-    /// How many writes are issued and not sent.
-    #[must_use]
-    pub fn unsent_len(&self) -> usize {
-        self.unsent.len()
-    }
-
     /// How many handlers are pending.
     #[must_use]
     pub fn pending_len(&self) -> usize {

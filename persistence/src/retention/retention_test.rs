@@ -135,6 +135,19 @@ fn case_5_7_asking_alone_deletes_nothing() {
     assert_eq!(counter.up_to(1_000), "s3 s6 s7");
 }
 
+/// Asked for without an event, where the count is due as well: it deletes nothing.
+#[test]
+fn a_snapshot_without_an_event_needs_a_past() {
+    let mut retention = Retention::new(settings(1, 1));
+    assert_eq!(retention.asked(SequenceNr::ZERO), None);
+    let sequence_nr = nr(1);
+    let taken = retention.asked(sequence_nr);
+    assert_eq!(taken, Some(TakeSnapshot { sequence_nr }));
+    assert_eq!(retention.asked(sequence_nr), None, "one at a time");
+    assert_eq!(retention.snapshot_saved(sequence_nr), None);
+    assert!(retention.asked(nr(2)).is_some());
+}
+
 #[test]
 fn a_snapshot_asked_for_where_one_is_due_starts_deletions() {
     let mut counter = Counter::new(settings(5, 1), &[10]);

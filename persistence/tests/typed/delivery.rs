@@ -15,7 +15,7 @@ use perennial_persistence::effect::Effect;
 use perennial_persistence::engine::{EngineSettings, EntityEngine};
 use perennial_persistence::entity_types::EntityTypes;
 use perennial_persistence::event_sourced::EventSourced;
-use perennial_persistence::journal::memory::faults::{Fault, Operation};
+use perennial_persistence::journal::memory::faults::Fault;
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::writer::Epoch;
@@ -212,7 +212,8 @@ async fn what_is_lost_on_the_way_arrives_later() {
 async fn an_entity_receives_through_its_commands() {
     let post = Post::default();
     let node = node(&post).await;
-    node.faults().at(Operation::Write, 2, Fault::LoseAnswer);
+    // The first write of the receiver, whichever of all writes that is.
+    node.faults().at_payload("Incremented", Fault::LoseAnswer);
     for message in 1..=5 {
         send(&node, Destination::Counter("c".into()), message).await;
     }
