@@ -11,6 +11,7 @@ pub(crate) mod postgres;
 pub(crate) mod sqlite;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::writer::{Epoch, SessionUuid, ShardNr};
@@ -27,7 +28,9 @@ pub struct ClusterIdentity {
 }
 
 /// Number of a node, minted by the database; never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct NodeNr(pub u64);
 
 /// One run of one node.

@@ -4,5 +4,8 @@
 //! what moves between nodes. The [`region`] is the door: every command of a node
 //! goes through it. This crate knows neither gRPC nor SQL.
 
+pub mod cluster_state;
+pub mod control_plane;
+pub mod peer;
 pub mod region;
 pub mod shard_id;
