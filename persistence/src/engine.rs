@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::backoff::BackoffSettings;
 use crate::circuit_breaker::CircuitBreakerSettings;
 use crate::command::{Answer, Envelope};
+use crate::durable_state::routing::route;
 use crate::entity_types::EntityTypes;
 use crate::persistence_id::PersistenceId;
 use crate::publication::{Publication, Subscription};
@@ -48,6 +49,8 @@ pub struct EngineSettings {
     pub replay_filter: ReplayFilterSettings,
     /// Commands that may wait for one entity.
     pub stash_capacity: usize,
+    /// What becomes of a further one.
+    pub stash_overflow: StashOverflow,
     /// How long an entity stays down after it failed for a reason of its own.
     pub backoff: BackoffSettings,
     /// When the journal is spared because it fails.
@@ -77,6 +80,7 @@ impl Default for EngineSettings {
             recovery_event_timeout: Duration::from_secs(30),
             replay_filter: ReplayFilterSettings::default(),
             stash_capacity: 4096,
+            stash_overflow: StashOverflow::Reply,
             backoff: BackoffSettings::default(),
             circuit_breaker: CircuitBreakerSettings::default(),
             retention: RetentionSettings::default(),
@@ -88,6 +92,20 @@ impl Default for EngineSettings {
             seed: None,
         }
     }
+}
+
+/// What becomes of a command for which an entity has no room
+/// (`persistence.stash_overflow`). It is answered in any case (I-8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StashOverflow {
+    /// It is answered STASH_FULL.
+    #[default]
+    Reply,
+    /// It is answered STASH_FULL, and the entity fails: what waits is refused, and it
+    /// starts over when its back-off ends.
+    Fail,
+    /// It is answered OVERLOADED, with a warning in the log.
+    Drop,
 }
 
 /// What an entity is doing.
@@ -193,6 +211,7 @@ impl EntityEngine {
             )),
             None => StdRng::from_os_rng(),
         };
+        let storage = route(storage, types.durable());
         let journal = Arc::new(GuardedJournal::new(
             storage.journal,
             settings.circuit_breaker,

@@ -163,6 +163,7 @@ async fn fixture(flaw: Flaw) -> (Fixture, Flaws) {
     let storage = Storage::composed(
         Arc::new(FlawedJournal(storage.journal, flaws.clone())),
         Arc::new(FlawedSnapshots(storage.snapshots, flaws.clone())),
+        storage.states,
         storage.registry,
         storage.order,
     );

@@ -37,6 +37,10 @@ pub enum Operation {
     SaveSnapshot,
     /// [`crate::snapshot_store::SnapshotStore::delete`].
     DeleteSnapshots,
+    /// [`crate::durable_state_store::DurableStateStore::load`].
+    LoadState,
+    /// [`crate::durable_state_store::DurableStateStore::write`].
+    WriteState,
 }
 
 /// How it goes wrong.

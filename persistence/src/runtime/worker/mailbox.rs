@@ -8,12 +8,14 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::actor::StorageReport;
+use crate::codec::CodecError;
 use crate::command::{CommandId, Envelope};
 use crate::command_error::CommandError;
 use crate::engine::EntityDescription;
 use crate::journal::{Appended, AtomicWrite, StoredCommand};
+use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
-use crate::runtime::cell::{PageVerdict, RecoveryPage};
+use crate::runtime::cell::{OutsideTicket, PageVerdict, RecoveryPage};
 use crate::runtime::recovery_pages::RecoveryFault;
 use crate::sequence_nr::SequenceNr;
 
@@ -59,6 +61,8 @@ pub(super) enum WorkerEvent {
     ),
     SnapshotSettled(Address, SequenceNr, bool),
     DeletionSettled(Address, bool),
+    /// To the cell that is in this place now, if it still waits for it.
+    OutsideReturned(usize, OutsideTicket, Result<Payload, CodecError>),
     StorageReport(Address, StorageReport),
     /// The node is over its limit and this worker has the oldest idle entity.
     PassivateOldest,
@@ -157,6 +161,15 @@ impl WorkerHandle {
         found: Result<Vec<Option<StoredCommand>>, String>,
     ) {
         self.event(WorkerEvent::CommandsFound(to, asked, found));
+    }
+
+    pub(super) fn outside_returned(
+        &self,
+        slot: usize,
+        ticket: OutsideTicket,
+        result: Result<Payload, CodecError>,
+    ) {
+        self.event(WorkerEvent::OutsideReturned(slot, ticket, result));
     }
 
     pub(super) fn passivate_oldest(&self) {
