@@ -7,6 +7,9 @@
 pub mod allocation;
 pub mod cluster_state;
 pub mod control_plane;
+pub mod failure_detector;
+pub mod heartbeat_round;
+pub mod lease;
 pub mod peer;
 pub mod region;
 pub mod ring;
