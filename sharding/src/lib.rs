@@ -7,5 +7,6 @@
 pub mod cluster_state;
 pub mod control_plane;
 pub mod peer;
+pub mod raft;
 pub mod region;
 pub mod shard_id;
