@@ -58,7 +58,8 @@ impl PeerHandler for Recorder {
     async fn accept(&self, stream: AcceptedStream) -> Result<(), PeerError> {
         self.check(&stream.header)?;
         self.accepted.send(stream).await.unwrap();
-        Ok(())
+        // For as long as it lasts.
+        std::future::pending().await
     }
 }
 

@@ -7,13 +7,14 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use perennial_sharding::peer::{
     AcceptedStream, BackFrame, ForwardFrame, PeerError, SharedPeerHandler,
 };
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -128,14 +129,36 @@ impl ForwardService for PeerService {
 
         let (frames, frames_receiver) = mpsc::channel(BATCHES_MAX);
         let (back_sender, back) = mpsc::channel(BATCHES_MAX);
-        let accepted = self.handler.accept(AcceptedStream {
+        let accepted = AcceptedStream {
             header,
             frames: frames_receiver,
             back: back_sender,
-        });
-        accepted.await.map_err(refusal)?;
+        };
+        let handler = Arc::clone(&self.handler);
+        let mut accepting = Box::pin(async move { handler.accept(accepted).await });
+        // A handler that refuses does so before it waits for anything.
+        let accepting = match futures::poll!(&mut accepting) {
+            Poll::Ready(accepted) => {
+                accepted.map_err(refusal)?;
+                None
+            }
+            Poll::Pending => Some(accepting),
+        };
         let (outgoing, messages) = mpsc::channel(BATCHES_MAX);
-        tokio::spawn(carry(incoming, frames, back, outgoing, self.limits, permit));
+        let limits = self.limits;
+        tokio::spawn(async move {
+            let carrying = carry(incoming, frames, back, outgoing, limits);
+            tokio::pin!(carrying);
+            if let Some(accepting) = accepting {
+                tokio::select! {
+                    _ = accepting => carrying.await,
+                    () = &mut carrying => {}
+                }
+            } else {
+                carrying.await;
+            }
+            drop(permit);
+        });
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 }
@@ -149,7 +172,6 @@ async fn carry(
     back: mpsc::Receiver<Vec<BackFrame>>,
     outgoing: Outgoing,
     limits: PeerLimits,
-    _permit: OwnedSemaphorePermit,
 ) {
     // Side by side, so that commands that wait for room never hold up answers.
     let ended = tokio::select! {
