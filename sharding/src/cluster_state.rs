@@ -4,7 +4,13 @@
 //! A pure value. It changes only by [`ClusterCommand`]s, in the order in which raft
 //! committed them, and so is the same on every node at the same index. It knows no
 //! clock, no network and no journal; who is alive and where shards should be is
-//! decided by `coordinator.rs`. Next: `control_plane.rs`, which replicates it.
+//! decided by `coordinator.rs`. Next: `cluster_state/apply.rs`, what each command
+//! does, then `control_plane.rs`, which replicates the state.
+
+mod apply;
+#[cfg(test)]
+mod apply_test;
+mod queries;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,6 +18,8 @@ use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use queries::Owner;
 
 /// What the nodes of a cluster agree on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
