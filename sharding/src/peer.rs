@@ -5,6 +5,8 @@
 //! [`PeerHeader`], so that one that was meant for another cluster, generation or
 //! node is refused. Next: `control_plane.rs` for calls, `region.rs` for commands.
 
+pub mod loopback;
+
 use std::sync::Arc;
 use std::time::Duration;
 
