@@ -7,6 +7,7 @@
 pub mod allocation;
 pub mod cluster_state;
 pub mod control_plane;
+pub mod coordinator;
 pub mod failure_detector;
 pub mod heartbeat_round;
 pub mod lease;
