@@ -200,7 +200,8 @@ impl Settings {
         }
         settings.engine.backoff.validate()?;
         settings.engine.circuit_breaker.validate()?;
-        settings.cluster.validate()?;
+        settings.cluster.liveness()?;
+        settings.cluster.raft()?;
         Ok(settings)
     }
 

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use perennial_tests::binaries::repository;
 use perennial_tests::database::{self, TestDatabase};
-use perennial_tests::proxy::{Flow, Proxy};
 use perennial_tests::foreign_writer::ForeignWriter;
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
+use perennial_tests::proxy::{Flow, Proxy};
 use tempfile::TempDir;
 use tokio::process::Command;
 

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use perennial_sharding::lease::{LivenessTimes, LivenessTimesError};
+use perennial_sharding::raft::{InvalidRaftSettings, RaftSettings};
+
 use super::Key;
 use super::value::{choice, count, duration};
 
@@ -38,58 +41,15 @@ pub enum Reads {
     Journal,
 }
 
-/// The fastest a clock of one node may run, compared with another's, that
-/// `cluster.down_after` has to make up for. Clocks of real machines differ by less
-/// than a thousandth; the rest is for virtual ones.
-const CLOCK_DRIFT: f64 = 0.1;
-
-/// Times that cannot work together.
+/// Settings that cannot work together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidClusterSettings {
-    /// A node could be taken for dead while it still answers reads.
-    #[error(
-        "cluster.down_after = {} must be longer than cluster.lease = {} and a tenth of it for clocks that differ: \
-         raise it to at least {}, or lower the lease",
-        show(.down_after), show(.lease), show(.needed)
-    )]
-    DownBeforeLeaseEnds {
-        /// As set.
-        down_after: Duration,
-        /// As set.
-        lease: Duration,
-        /// The shortest that works.
-        needed: Duration,
-    },
-    /// One lost heartbeat would end a lease.
-    #[error(
-        "cluster.lease = {} must be at least three times cluster.heartbeat_interval = {}: one lost heartbeat would \
-         stop a node",
-        show(.lease), show(.heartbeat_interval)
-    )]
-    LeaseTooShort {
-        /// As set.
-        lease: Duration,
-        /// As set.
-        heartbeat_interval: Duration,
-    },
-    /// Elections would never end, or come without need.
-    #[error(
-        "cluster.raft.heartbeat = {}, election_min = {}, election_max = {}: election_min must be at least twice the \
-         heartbeat, and election_max longer than election_min",
-        show(.heartbeat), show(.election_min), show(.election_max)
-    )]
-    Election {
-        /// As set.
-        heartbeat: Duration,
-        /// As set.
-        election_min: Duration,
-        /// As set.
-        election_max: Duration,
-    },
-}
-
-fn show(duration: &Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(*duration)
+    /// The times of heartbeats and leases.
+    #[error(transparent)]
+    Liveness(#[from] LivenessTimesError),
+    /// The patience of the raft group.
+    #[error(transparent)]
+    Raft(#[from] InvalidRaftSettings),
 }
 
 impl ClusterSettings {
@@ -106,38 +66,30 @@ impl ClusterSettings {
         raft_election_max: Duration::ZERO,
     };
 
-    /// Checks what no key can check by itself.
+    /// The times of heartbeats and leases.
     ///
     /// # Errors
-    /// [`InvalidClusterSettings`] names the settings that contradict each other.
-    pub fn validate(&self) -> Result<(), InvalidClusterSettings> {
-        let needed = self.lease.mul_f64(1.0 + CLOCK_DRIFT);
-        if self.reads == Reads::Lease && self.down_after <= needed {
-            return Err(InvalidClusterSettings::DownBeforeLeaseEnds {
-                down_after: self.down_after,
-                lease: self.lease,
-                needed: needed + Duration::from_millis(1),
-            });
-        }
-        if self.lease < self.heartbeat_interval * 3 {
-            return Err(InvalidClusterSettings::LeaseTooShort {
-                lease: self.lease,
-                heartbeat_interval: self.heartbeat_interval,
-            });
-        }
-        let (heartbeat, election_min, election_max) = (
-            self.raft_heartbeat,
-            self.raft_election_min,
-            self.raft_election_max,
-        );
-        if election_min < heartbeat * 2 || election_max <= election_min {
-            return Err(InvalidClusterSettings::Election {
-                heartbeat,
-                election_min,
-                election_max,
-            });
-        }
-        Ok(())
+    /// [`InvalidClusterSettings::Liveness`] names the settings that contradict each
+    /// other.
+    pub fn liveness(&self) -> Result<LivenessTimes, InvalidClusterSettings> {
+        let times = LivenessTimes::new(self.heartbeat_interval, self.lease, self.down_after)?;
+        Ok(times)
+    }
+
+    /// How patient the raft group is, and how many nodes vote.
+    ///
+    /// # Errors
+    /// [`InvalidClusterSettings::Raft`].
+    pub fn raft(&self) -> Result<RaftSettings, InvalidClusterSettings> {
+        let settings = RaftSettings {
+            heartbeat: self.raft_heartbeat,
+            election_min: self.raft_election_min,
+            election_max: self.raft_election_max,
+            voters: self.voters,
+            voter_replacement_after: self.voter_replacement_after,
+        };
+        settings.validate()?;
+        Ok(settings)
     }
 }
 

@@ -173,11 +173,7 @@ async fn every_call_arrives_and_every_answer_comes_back() {
             live_entities: 2,
             index: 3,
         }),
-        PeerRequest::Propose(ClusterCommand::Remove {
-            node: NodeNr(4),
-            at: 5,
-        }),
-        PeerRequest::Join(member),
+        PeerRequest::Propose(ClusterCommand::Join { member, at: 5 }),
         PeerRequest::Elect,
         PeerRequest::LiveEntities,
         PeerRequest::Describe(persistence_id()),

@@ -294,7 +294,10 @@ mod tests {
         quiet.recent_events.clear();
         let text = text(&quiet);
         assert!(text.contains("no leader"), "{text}");
-        assert!(!text.contains("moving") && !text.contains("lately"), "{text}");
+        assert!(
+            !text.contains("moving") && !text.contains("lately"),
+            "{text}"
+        );
     }
 
     #[test]

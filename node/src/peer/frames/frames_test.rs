@@ -247,7 +247,7 @@ proptest! {
         }
         let bytes = bytes::Bytes::from(bytes);
         use wire::call_request::Request as Asked;
-        for asked in [Asked::Heartbeat(bytes.clone()), Asked::Propose(bytes.clone()), Asked::Join(bytes)] {
+        for asked in [Asked::Heartbeat(bytes.clone()), Asked::Propose(bytes)] {
             let _ = calls::request_of_wire(Some(asked));
         }
     }
