@@ -3,6 +3,7 @@
 //! It knows shards as numbers and nothing of who owns them. Each shard belongs to
 //! one worker for good. Next: `runtime/worker.rs`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -122,7 +123,7 @@ pub struct EntityDescription {
     /// Commands that wait.
     pub queued: usize,
     /// What it waits for, in words; empty when for nothing.
-    pub waiting_for: &'static str,
+    pub waiting_for: Cow<'static, str>,
 }
 
 /// Where an entity is in its life.
@@ -369,7 +370,7 @@ impl EntityEngine {
             state: EntityState::Passive,
             sequence_nr: SequenceNr::ZERO,
             queued: 0,
-            waiting_for: "",
+            waiting_for: Cow::Borrowed(""),
         })
     }
 

@@ -358,7 +358,8 @@ impl Cell {
                 Stage::Ready => self.aside().map_or("", Aside::waiting_for),
                 Stage::LookingUp => "the journal's index of command ids",
                 Stage::Storing => "the journal, to store its events",
-            },
+            }
+            .into(),
         }
     }
 

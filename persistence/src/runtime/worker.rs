@@ -592,7 +592,7 @@ impl Worker {
             },
             sequence_nr: SequenceNr::ZERO,
             queued: 0,
-            waiting_for: if down { "the end of its back-off" } else { "" },
+            waiting_for: if down { "the end of its back-off" } else { "" }.into(),
         }
     }
 
