@@ -86,6 +86,7 @@ impl v1::cluster_service_server::ClusterService for ClusterService {
         let (_, persistence_id) = parse_entity(&self.intake, &asked.entity_type, &asked.entity_id)?;
         let _in_flight = self.intake.admission.admit().map_err(status_of)?;
         let placement = self.intake.region.describe(&persistence_id).await;
+        let placement = placement.map_err(status_of)?;
         let ShardNr(shard_id) = placement.shard;
         let entity = placement.entity;
         Ok(Response::new(v1::DescribeEntityResponse {
@@ -120,7 +121,8 @@ impl v1::cluster_service_server::ClusterService for ClusterService {
         let asked = request.into_inner();
         let (_, persistence_id) = parse_entity(&self.intake, &asked.entity_type, &asked.entity_id)?;
         let _in_flight = self.intake.admission.admit().map_err(status_of)?;
-        self.intake.region.passivate(&persistence_id).await;
+        let passivated = self.intake.region.passivate(&persistence_id).await;
+        passivated.map_err(status_of)?;
         Ok(Response::new(v1::PassivateResponse {}))
     }
 }
