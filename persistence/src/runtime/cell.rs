@@ -17,10 +17,11 @@
 //!
 //! Parts, in the order of life: `cell/recovering.rs`; `cell/round.rs` and
 //! `cell/settling.rs`, or `cell/turns.rs` and `cell/settling_turns.rs`;
-//! `cell/leaving.rs`. And `cell/retries.rs` for command ids, `cell/aside.rs` for
-//! commands kept for later. Next: `worker.rs`, which owns cells.
+//! `cell/leaving.rs`, `cell/handing_back.rs`. And `cell/retries.rs` for command ids,
+//! `cell/aside.rs` for commands kept for later. Next: `worker.rs`, which owns cells.
 
 mod aside;
+mod handing_back;
 mod leaving;
 mod recovering;
 mod retries;
@@ -44,6 +45,7 @@ use crate::command_error::CommandError;
 use crate::command_id_cache::CommandIdCache;
 use crate::engine::{EngineSettings, EntityDescription, EntityState};
 use crate::entity_types::EntityFactory;
+use crate::handing_back::{HandBackReason, ReadGuard};
 use crate::journal::{Append, AtomicWrite, StoredCommand};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
@@ -114,10 +116,16 @@ struct Work {
     broken: Option<String>,
     /// Told, by being dropped, when the entity has left memory.
     leave_waiters: Vec<oneshot::Sender<()>>,
+    /// Its shard leaves this node: it only finishes what is out.
+    closing: bool,
+    /// Under which the next incarnation writes, if not under the same.
+    next_epoch: Option<Epoch>,
 }
 
 /// A request that waits to be handled.
 pub(super) struct Queued {
+    /// Of the envelope it came in.
+    arrival: u64,
     request: Request,
     deadline: Option<Instant>,
     reply_to: ReplyTo,
@@ -156,6 +164,24 @@ enum Promise {
     Outside(OutsideWork),
 }
 
+impl Promise {
+    /// Whether the one who asked learns something of the entity's state.
+    fn tells_of_state(&self) -> bool {
+        let Self::Answer(answer) = self else {
+            return false;
+        };
+        match answer {
+            Ok(_) => true,
+            Err(error) => matches!(
+                error,
+                CommandError::Rejected { .. }
+                    | CommandError::SequenceNrMismatch { .. }
+                    | CommandError::Unhandled { .. }
+            ),
+        }
+    }
+}
+
 /// What a cell wants done.
 pub(crate) enum Action {
     Recover(Recovery),
@@ -169,6 +195,8 @@ pub(crate) enum Action {
     RunOutside(OutsideTicket, OutsideFuture),
     /// To be answered with [`Cell::hear`].
     Store(StorageRequest),
+    /// Requests that had no effect, in order.
+    HandBack(HandBackReason, Vec<Envelope>),
 }
 
 /// What the worker should make of a cell after it was told something.
@@ -186,7 +214,8 @@ pub(crate) enum Next {
     Leave,
     /// It leaves memory because it failed.
     Failed { failure: Failure, message: String },
-    /// The journal refuses this node's writes for its shard.
+    /// The journal refuses this node's writes for its shard; what waited is handed
+    /// back.
     Fenced,
 }
 
@@ -205,6 +234,8 @@ pub(crate) enum Failure {
 pub(crate) struct CellContext<'a> {
     pub(crate) now: Instant,
     pub(crate) settings: &'a EngineSettings,
+    /// When an answer is given that nothing was stored for.
+    pub(crate) read_guard: &'a ReadGuard,
     /// The circuit breaker is open: what a command decides could not be stored.
     pub(crate) journal_out_of_reach: bool,
     pub(crate) actions: &'a mut Vec<Action>,
@@ -254,6 +285,7 @@ impl Cell {
             return self.stage == Stage::Ready;
         }
         work.stash.push_back(Queued {
+            arrival: envelope.arrival,
             request: envelope.request,
             deadline: envelope.deadline,
             reply_to: envelope.reply_to,
@@ -334,6 +366,10 @@ impl Cell {
     fn pop_queued(&mut self) -> Option<Queued> {
         let work = self.work.as_mut()?;
         work.returned.pop_front().or_else(|| work.stash.pop_front())
+    }
+
+    fn is_actor(&self) -> bool {
+        matches!(self.entity, Incarnation::Actor(_))
     }
 
     fn work(&mut self) -> &mut Work {

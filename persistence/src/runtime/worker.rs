@@ -6,6 +6,7 @@
 //! their contents. Messages: `worker/mailbox.rs`. Next: `cell.rs`.
 
 mod mailbox;
+mod shards;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -25,6 +26,7 @@ use crate::codec::CodecError;
 use crate::command::Envelope;
 use crate::command_error::CommandError;
 use crate::engine::{EntityDescription, EntityState, Shared};
+use crate::handing_back::HandBackReason;
 use crate::idle_order::{IdleOrder, Tick};
 use crate::journal::WriteRight;
 use crate::persistence_id::PersistenceId;
@@ -38,6 +40,7 @@ use super::snapshot_writer::SnapshotOwner;
 
 pub(crate) use mailbox::{Address, Outcome, WorkerHandle, WorkerQueues};
 use mailbox::{WorkerEvent, WorkerRequest};
+use shards::ClosingShards;
 
 /// Messages taken in before cells run, so that what arrives together is handled
 /// and stored together.
@@ -77,6 +80,8 @@ pub(crate) struct Worker {
     last_ticket: OutsideTicket,
     /// Work that cells run outside; ends with the worker.
     outside: JoinSet<()>,
+    /// Shards that leave this node.
+    closing: ClosingShards,
     stash_depth: metrics::Histogram,
     /// Reused from call to call.
     actions: Vec<Action>,
@@ -99,6 +104,7 @@ impl Worker {
             parked: BTreeSet::new(),
             last_ticket: OutsideTicket::default(),
             outside: JoinSet::new(),
+            closing: ClosingShards::default(),
             stash_depth: metrics::histogram!("perennial_stash_depth"),
             actions: Vec::new(),
         }
@@ -180,6 +186,7 @@ impl Worker {
                     self.make_ready(slot);
                 }
             }
+            WorkerRequest::StopShards(shards, limit) => self.close_shards(shards, limit),
         }
     }
 
@@ -253,15 +260,18 @@ impl Worker {
     fn deliver(&mut self, envelope: Envelope) {
         if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
             let resident = &mut self.cells[slot];
+            if envelope.epoch > resident.cell.epoch && resident.cell.supersede(envelope.epoch) {
+                self.make_ready(slot);
+            }
+            let resident = &mut self.cells[slot];
             if resident.cell.accept(envelope, &self.shared.settings) {
                 self.make_ready(slot);
             }
             return;
         }
         if self.stopping {
-            let shard = envelope.shard.0;
-            let error = CommandError::ShardUnavailable { shard };
-            envelope.reply_to.answer(Err(error));
+            let reason = HandBackReason::Stopped;
+            self.shared.hand_back(reason, vec![envelope]);
             return;
         }
         self.start(envelope);
@@ -295,6 +305,7 @@ impl Worker {
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &shared.settings,
+            read_guard: &shared.hooks.read_guard,
             journal_out_of_reach: shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
             last_ticket: &mut self.last_ticket,
@@ -344,6 +355,7 @@ impl Worker {
         let mut cx = CellContext {
             now: Instant::now().into_std(),
             settings: &self.shared.settings,
+            read_guard: &self.shared.hooks.read_guard,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
             last_ticket: &mut self.last_ticket,
@@ -371,6 +383,7 @@ impl Worker {
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &self.shared.settings,
+            read_guard: &self.shared.hooks.read_guard,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
             last_ticket: &mut self.last_ticket,
@@ -387,6 +400,7 @@ impl Worker {
             Next::Wait => {}
             Next::Again => self.make_ready(slot),
             Next::Idle if self.stopping => self.leave(slot, "stopped"),
+            Next::Idle | Next::Parked if self.has_finished(slot) => self.leave_closed(slot),
             Next::Idle => {
                 self.idle.touch(slot as u32, self.now_tick(now));
                 // There was no victim when it came; now there is.
@@ -401,7 +415,7 @@ impl Worker {
             Next::Leave => self.leave(slot, "stopped"),
             Next::Failed { failure, message } => self.fail(slot, failure, message),
             Next::Fenced => {
-                self.shared.report_fenced();
+                self.shared.suspect_fence();
                 self.leave(slot, "fenced");
             }
         }
@@ -461,6 +475,7 @@ impl Worker {
                     let owner = self.snapshot_owner(slot);
                     self.shared.snapshots.delete(owner, deletion, worker, from);
                 }
+                Action::HandBack(reason, envelopes) => self.shared.hand_back(reason, envelopes),
                 Action::Store(request) => {
                     let owner = self.snapshot_owner(slot);
                     self.shared.snapshots.serve(owner, request, worker, from);
@@ -501,6 +516,7 @@ impl Worker {
         self.idle.remove(slot as u32);
         self.parked.remove(&slot);
         let resident = self.cells.remove(slot);
+        self.closing.left(resident.cell.shard, slot);
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
         metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
@@ -530,6 +546,10 @@ impl Worker {
                 retry_after,
             },
         };
+        if self.is_closed(slot) {
+            self.leave_closed(slot);
+            return;
+        }
         self.cells[slot].cell.refuse_all(&error);
         self.leave(slot, "failed");
     }
@@ -586,6 +606,7 @@ impl Worker {
         for slot in expired {
             self.drive(slot, Cell::expire_aside);
         }
+        self.force_overdue_shards(now);
         let tick = self.now_tick(now);
         let timeout = ticks(self.shared.settings.idle_timeout);
         while let Some(slot) = self.idle.pop_expired(tick, timeout) {

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::command_error::{Applied, CommandError};
 use crate::command_id_cache::CommandIdCache;
+use crate::handing_back::HandBackReason;
 use crate::retention::Retention;
 use crate::sequence_nr::SequenceNr;
 
@@ -31,6 +32,11 @@ impl Cell {
     pub(super) fn restart(&mut self, cx: &mut CellContext<'_>) -> Next {
         self.take_back();
         self.give_up_unasked();
+        if self.leaves_for_good() {
+            self.hand_back_all(HandBackReason::Stopped, cx);
+            return Next::Leave;
+        }
+        self.adopt_next_epoch();
         if self.queued() == 0 && !self.has_aside() {
             return Next::Leave;
         }

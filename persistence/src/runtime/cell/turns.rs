@@ -160,6 +160,7 @@ impl Cell {
 
     fn receive(&mut self, queued: Queued, cx: &mut CellContext<'_>) {
         let Queued {
+            arrival,
             request,
             deadline,
             reply_to,
@@ -185,6 +186,7 @@ impl Cell {
             Ok(None) => (Ok(()), None),
             Ok(Some(reply_to)) => {
                 let stashed = Queued {
+                    arrival,
                     request,
                     deadline,
                     reply_to,

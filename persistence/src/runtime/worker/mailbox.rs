@@ -5,6 +5,8 @@
 //! most one append, recovery and look-up. Nothing is decided here. Next:
 //! `worker.rs`, which takes the messages in.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot};
 
 use crate::actor::StorageReport;
@@ -18,6 +20,7 @@ use crate::persistence_id::PersistenceId;
 use crate::runtime::cell::{OutsideTicket, PageVerdict, RecoveryPage};
 use crate::runtime::recovery_pages::RecoveryFault;
 use crate::sequence_nr::SequenceNr;
+use crate::writer::ShardNr;
 
 /// Where the answer to a cell's action goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,9 @@ pub(super) enum WorkerRequest {
     Deliver(Envelope),
     Describe(PersistenceId, oneshot::Sender<EntityDescription>),
     Passivate(PersistenceId, oneshot::Sender<()>),
+    /// After all that was delivered to these shards before. Each is told, by
+    /// dropping, when its entities have left; after so long they are made to.
+    StopShards(Vec<(ShardNr, oneshot::Sender<()>)>, Duration),
 }
 
 /// What cells wait for, and what the engine orders.
@@ -106,6 +112,31 @@ impl WorkerHandle {
         if let WorkerRequest::Deliver(envelope) = refused {
             envelope.reply_to.answer(Err(error));
         }
+    }
+
+    /// As [`WorkerHandle::deliver`]; gives a request back that finds no room.
+    pub(crate) fn offer(&self, envelope: Envelope) -> Result<(), Envelope> {
+        match self.requests.try_send(WorkerRequest::Deliver(envelope)) {
+            Err(
+                mpsc::error::TrySendError::Full(WorkerRequest::Deliver(envelope))
+                | mpsc::error::TrySendError::Closed(WorkerRequest::Deliver(envelope)),
+            ) => Err(envelope),
+            // Nothing else was sent.
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the entities of shards out of memory, in turn with what is delivered.
+    pub(crate) async fn stop_shards(
+        &self,
+        shards: Vec<(ShardNr, oneshot::Sender<()>)>,
+        limit: Duration,
+    ) {
+        // Without a worker there are no entities; dropped, they are told.
+        let _ = self
+            .requests
+            .send(WorkerRequest::StopShards(shards, limit))
+            .await;
     }
 
     pub(crate) async fn describe(&self, id: PersistenceId) -> Option<EntityDescription> {
