@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use perennial_persistence::entity_types::RegistrationError;
 use perennial_persistence::registry::RegistryError;
 use perennial_persistence::storage::StorageError;
+use perennial_sharding::raft::RaftError;
+use perennial_sharding::raft::store::RaftStoreError;
 use uuid::Uuid;
 
+use crate::config::InvalidClusterSettings;
 use crate::data_dir::DataDirError;
 use crate::grpc::server::ServeError;
 
@@ -66,6 +69,24 @@ pub enum NodeError {
     /// The database refused this node.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Somebody emptied the data directory while the node ran.
+    #[error("the data directory {} does not say any more who the node is: restore it, or start as a new node", .path.display())]
+    DataDirLost {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What the cluster's nodes agree on cannot be kept on this disk.
+    #[error(transparent)]
+    RaftStore(#[from] RaftStoreError),
+    /// The node has no part in the cluster's decisions any more.
+    #[error(transparent)]
+    Raft(#[from] RaftError),
+    /// Settings of the cluster contradict each other.
+    #[error(transparent)]
+    Settings(#[from] InvalidClusterSettings),
+    /// The port for other nodes failed.
+    #[error("the port for other nodes failed: {0}")]
+    Peers(#[from] tonic::transport::Error),
     /// Metrics cannot be recorded.
     #[error("metrics cannot be recorded, because this process has another recorder: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
@@ -77,7 +98,10 @@ pub enum NodeError {
     /// The gRPC port failed.
     #[error("the gRPC port failed: {0}")]
     Serve(#[from] ServeError),
-    /// The gRPC port ended although nobody asked.
-    #[error("the gRPC port ended unexpectedly: see the log for a panic")]
-    ServerEnded,
+    /// A part of the node ended although nobody asked.
+    #[error("{task} ended unexpectedly: see the log for a panic")]
+    TaskEnded {
+        /// Which part.
+        task: &'static str,
+    },
 }

@@ -47,6 +47,32 @@ pub(super) async fn begin_incarnation(
     Ok(incarnation)
 }
 
+/// Begins the next incarnation of a node that has run until now, after `last`.
+///
+/// # Errors
+/// [`NodeError::Fenced`] when another process has started as this node meanwhile: it
+/// would be fenced, and fence this one, without end.
+pub(super) async fn begin_again(
+    registry: &dyn Registry,
+    data_dir: Option<&DataDir>,
+    last: &Incarnation,
+) -> Result<Incarnation, NodeError> {
+    let rows = registry.nodes().await?;
+    let row = rows.iter().find(|row| row.node == last.node);
+    if row.is_some_and(|row| row.incarnation > last.number) {
+        return Err(NodeError::Fenced);
+    }
+    let Some(data_dir) = data_dir else {
+        return Ok(registry.begin_incarnation(last.node).await?);
+    };
+    let Some(identity) = data_dir.identity()? else {
+        return Err(NodeError::DataDirLost {
+            path: data_dir.path().to_owned(),
+        });
+    };
+    begin(registry, data_dir, identity).await
+}
+
 /// Whether another copy of the directory has started the node meanwhile.
 ///
 /// The directory counts a start before the database does, so it can only be
@@ -132,6 +158,28 @@ mod tests {
         assert_eq!(first.node, second.node);
         assert_eq!(second.number, first.number + 1);
         assert_ne!(first.session, second.session);
+    }
+
+    #[tokio::test]
+    async fn a_node_begins_again_unless_another_process_is_that_node_now() {
+        let world = world().await;
+        let first = world.start().await.unwrap();
+        let addresses = perennial_persistence::registry::NodeAddresses {
+            address: "a:1".into(),
+            peer_address: "a:2".into(),
+        };
+        world.registry.announce(first.node, &addresses).await.unwrap();
+        let dir = Some(&world.data_dir);
+        let second = begin_again(&*world.registry, dir, &first).await.unwrap();
+        assert_eq!((second.node, second.number), (first.node, first.number + 1));
+        assert_eq!(world.data_dir.identity().unwrap().unwrap().incarnation, second.number);
+
+        let other = world.registry.begin_incarnation(first.node).await.unwrap();
+        let error = begin_again(&*world.registry, dir, &second).await.unwrap_err();
+        assert!(matches!(error, NodeError::Fenced), "{error}");
+        // The other one was left alone.
+        let third = begin_again(&*world.registry, None, &other).await.unwrap();
+        assert_eq!(third.number, other.number + 1);
     }
 
     #[tokio::test]

@@ -17,11 +17,12 @@ use perennial_persistence::lease::Lease;
 use perennial_persistence::registry::{Incarnation, NodeNr};
 use perennial_persistence::storage::Storage;
 use perennial_persistence::writer::SessionUuid;
-use perennial_sharding::cluster_state::{ClusterCommand, ClusterState, Member, MemberStatus};
+use perennial_sharding::cluster_state::{ClusterCommand, ClusterState, Member};
 use perennial_sharding::control_plane::ControlPlane;
 use perennial_sharding::raft::RaftControlPlane;
 use perennial_sharding::region::Region;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
 use super::engine_place::EnginePlace;
@@ -49,6 +50,8 @@ pub(super) struct Membership {
     pub(super) reads: Reads,
     pub(super) data_dir: Option<Arc<DataDir>>,
     pub(super) place: EnginePlace,
+    /// No session begins after this.
+    pub(super) stopping: CancellationToken,
 }
 
 /// Why a node is no member any more and will not be one again.
@@ -119,10 +122,13 @@ impl Membership {
     pub(super) async fn live(&self, mut incarnation: Incarnation, mut lease: Lease) -> Ended {
         loop {
             let over = self.until_over(incarnation.session, lease).await;
-            self.end_session().await;
+            if self.stopping.is_cancelled() {
+                return std::future::pending().await;
+            }
             if over == Over::Removed {
                 return Ended::Removed;
             }
+            self.end_session().await;
             tracing::warn!(
                 node = self.node().0,
                 reason = ?over,
@@ -173,11 +179,11 @@ impl Membership {
 
     async fn end_session(&self) {
         self.region.leave();
-        if let Some(engine) = self.place.take()
-            && tokio::time::timeout(ENGINE_STOP_MAX, engine.stop())
-                .await
-                .is_err()
-        {
+        let Some(engine) = self.place.take() else {
+            return;
+        };
+        let stopped = tokio::time::timeout(ENGINE_STOP_MAX, engine.stop()).await;
+        if stopped.is_err() {
             tracing::warn!("entities of the session that is over were not finished in time");
         }
     }
@@ -244,13 +250,6 @@ impl Membership {
 fn is_drained(state: &ClusterState, node: NodeNr) -> bool {
     let others = state.members_up().any(|member| member.node != node);
     !others || state.shards_of(node).next().is_none()
-}
-
-/// Whether a node is given shards with this session.
-pub(super) fn is_up(state: &ClusterState, node: NodeNr, session: SessionUuid) -> bool {
-    state
-        .member(node)
-        .is_some_and(|member| member.session == session && member.status == MemberStatus::Up)
 }
 
 async fn wait(pause: &mut Duration) {
