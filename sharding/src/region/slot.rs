@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use perennial_persistence::command_error::CommandError;
 use perennial_persistence::engine::EntityEngine;
-use perennial_persistence::lease::Lease;
+use perennial_persistence::lease::ReadLease;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 
 use super::link::{Link, Outgoing, Ticket};
@@ -22,13 +22,13 @@ pub(super) struct Host {
     pub(super) engine: EntityEngine,
     pub(super) session: SessionUuid,
     /// `None` where nobody else could own a shard.
-    pub(super) lease: Option<Lease>,
+    pub(super) lease: Option<ReadLease>,
 }
 
 impl Host {
     /// Whether entities may be given commands.
     pub(super) fn may_serve(&self) -> bool {
-        self.lease.as_ref().is_none_or(Lease::holds)
+        self.lease.as_ref().is_none_or(ReadLease::holds)
     }
 
     /// For how long they may not.
