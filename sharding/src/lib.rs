@@ -6,6 +6,7 @@
 
 pub mod cluster_state;
 pub mod control_plane;
+pub mod forming;
 pub mod peer;
 pub mod raft;
 pub mod region;
