@@ -11,6 +11,7 @@ pub mod coordinator;
 pub mod failure_detector;
 pub mod heartbeat_round;
 pub mod lease;
+pub mod forming;
 pub mod peer;
 pub mod raft;
 pub mod region;
