@@ -4,6 +4,7 @@
 //! been ([`Applied`]), and whether waiting helps ([`CommandError::retry_after`]).
 //! The gRPC status of each is decided in one place, in the `node` crate.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::sequence_nr::SequenceNr;
@@ -81,7 +82,7 @@ pub enum CommandError {
     #[error("{what} has {len} bytes: at most {limit} are allowed")]
     PayloadTooLarge {
         /// "the command", "an event", ...
-        what: &'static str,
+        what: Cow<'static, str>,
         /// Its length in bytes.
         len: usize,
         /// The limit in bytes.

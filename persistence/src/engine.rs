@@ -3,20 +3,23 @@
 //! It knows shards as numbers and nothing of who owns them. Each shard belongs to
 //! one worker for good. Next: `runtime/worker.rs`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::backoff::BackoffSettings;
 use crate::circuit_breaker::CircuitBreakerSettings;
 use crate::command::{Answer, Envelope};
+use crate::durable_state::routing::route;
 use crate::entity_types::EntityTypes;
+use crate::handing_back::{EngineHooks, HandBackReason, HandedBack};
 use crate::persistence_id::PersistenceId;
 use crate::publication::{Publication, Subscription};
 use crate::replay_filter::ReplayFilterSettings;
@@ -31,7 +34,10 @@ use crate::sequence_nr::SequenceNr;
 use crate::storage::Storage;
 use crate::writer::{SessionUuid, ShardNr};
 
+mod fence_watch;
 mod past_state;
+
+use fence_watch::FenceWatch;
 
 /// Limits and times of the engine. The defaults are those of the settings table
 /// in the README.
@@ -48,6 +54,8 @@ pub struct EngineSettings {
     pub replay_filter: ReplayFilterSettings,
     /// Commands that may wait for one entity.
     pub stash_capacity: usize,
+    /// What becomes of a further one.
+    pub stash_overflow: StashOverflow,
     /// How long an entity stays down after it failed for a reason of its own.
     pub backoff: BackoffSettings,
     /// When the journal is spared because it fails.
@@ -77,6 +85,7 @@ impl Default for EngineSettings {
             recovery_event_timeout: Duration::from_secs(30),
             replay_filter: ReplayFilterSettings::default(),
             stash_capacity: 4096,
+            stash_overflow: StashOverflow::Reply,
             backoff: BackoffSettings::default(),
             circuit_breaker: CircuitBreakerSettings::default(),
             retention: RetentionSettings::default(),
@@ -90,6 +99,20 @@ impl Default for EngineSettings {
     }
 }
 
+/// What becomes of a command for which an entity has no room
+/// (`persistence.stash_overflow`). It is answered in any case (I-8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StashOverflow {
+    /// It is answered STASH_FULL.
+    #[default]
+    Reply,
+    /// It is answered STASH_FULL, and the entity fails: what waits is refused, and it
+    /// starts over when its back-off ends.
+    Fail,
+    /// It is answered OVERLOADED, with a warning in the log.
+    Drop,
+}
+
 /// What an entity is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntityDescription {
@@ -100,7 +123,7 @@ pub struct EntityDescription {
     /// Commands that wait.
     pub queued: usize,
     /// What it waits for, in words; empty when for nothing.
-    pub waiting_for: &'static str,
+    pub waiting_for: Cow<'static, str>,
 }
 
 /// Where an entity is in its life.
@@ -130,9 +153,10 @@ pub(crate) struct Shared {
     pub(crate) commit: GroupCommit,
     pub(crate) recoveries: RecoveryDriver,
     pub(crate) snapshots: SnapshotWriter,
+    pub(crate) hooks: EngineHooks,
     publication: Publication,
     workers: Arc<[WorkerHandle]>,
-    fenced: watch::Sender<bool>,
+    fence: FenceWatch,
 }
 
 impl Shared {
@@ -145,9 +169,14 @@ impl Shared {
         self.journal_open.load(Ordering::Relaxed)
     }
 
-    /// The journal refuses this session's writes.
-    pub(crate) fn report_fenced(&self) {
-        self.fenced.send_replace(true);
+    /// The journal refused a write: of the shard, or of the whole session?
+    pub(crate) fn suspect_fence(&self) {
+        self.fence.suspect(&self.storage.journal, self.session);
+    }
+
+    /// Gives requests of an entity back.
+    pub(crate) fn hand_back(&self, reason: HandBackReason, envelopes: Vec<Envelope>) {
+        (self.hooks.take_back)(HandedBack { reason, envelopes });
     }
 }
 
@@ -165,6 +194,22 @@ struct EngineTasks {
     services: JoinSet<()>,
 }
 
+/// A shard whose entities are leaving memory.
+#[derive(Debug)]
+pub struct ShardStop {
+    /// Which.
+    pub shard: ShardNr,
+    /// Told by dropping.
+    all_left: oneshot::Receiver<()>,
+}
+
+impl ShardStop {
+    /// Returns when they have left. Safe to cancel.
+    pub async fn all_left(&mut self) {
+        let _ = (&mut self.all_left).await;
+    }
+}
+
 impl EntityEngine {
     /// Starts workers, journal lanes and the recovery driver. Needs a tokio
     /// runtime. `session` must have been begun with the storage's registry, so
@@ -175,6 +220,18 @@ impl EntityEngine {
         storage: Storage,
         session: SessionUuid,
         settings: EngineSettings,
+    ) -> Self {
+        Self::start_in_cluster(types, storage, session, settings, EngineHooks::default())
+    }
+
+    /// As [`EntityEngine::start`], where shards move between nodes.
+    #[must_use]
+    pub fn start_in_cluster(
+        types: EntityTypes,
+        storage: Storage,
+        session: SessionUuid,
+        settings: EngineSettings,
+        hooks: EngineHooks,
     ) -> Self {
         let settings = Arc::new(settings);
         let count = settings.workers.max(1);
@@ -193,6 +250,7 @@ impl EntityEngine {
             )),
             None => StdRng::from_os_rng(),
         };
+        let storage = route(storage, types.durable());
         let journal = Arc::new(GuardedJournal::new(
             storage.journal,
             settings.circuit_breaker,
@@ -229,9 +287,10 @@ impl EntityEngine {
             commit,
             recoveries,
             snapshots,
+            hooks,
             publication,
             workers,
-            fenced: watch::Sender::new(false),
+            fence: FenceWatch::default(),
             settings: Arc::clone(&settings),
         });
         for (number, queues) in queues.into_iter().enumerate() {
@@ -248,6 +307,44 @@ impl EntityEngine {
     /// Hands a request to its entity. Never waits; always answers (I-8).
     pub fn deliver(&self, envelope: Envelope) {
         self.worker(envelope.shard).deliver(envelope);
+    }
+
+    /// As [`EntityEngine::deliver`]; gives the request back if there is no room for it
+    /// now, or the engine is stopping.
+    ///
+    /// # Errors
+    /// The request itself: try again later.
+    // What comes back is what was handed in; boxing it would cost every request.
+    #[expect(clippy::result_large_err)]
+    pub fn offer(&self, envelope: Envelope) -> Result<(), Envelope> {
+        self.worker(envelope.shard).offer(envelope)
+    }
+
+    /// Takes the entities of shards out of memory. Call it when nothing is delivered
+    /// to them any more. What they have stored or are storing is finished and
+    /// answered; what waits is handed back to [`EngineHooks::take_back`]. Work that an
+    /// entity runs outside is waited for, at most for `limit`, then the command that
+    /// waits for it is handed back too.
+    ///
+    /// Returns for each shard a future that ends when its entities have left. Only an
+    /// append whose outcome is not known keeps one for longer than `limit`.
+    ///
+    /// Safe to cancel; the shards stop all the same, or have not begun to.
+    pub async fn stop_shards(&self, shards: &[ShardNr], limit: Duration) -> Vec<ShardStop> {
+        let workers = self.shared.workers();
+        let mut of_worker: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
+        let mut stops = Vec::with_capacity(shards.len());
+        for &shard in shards {
+            let (left, all_left) = oneshot::channel();
+            of_worker[shard.0 as usize % workers.len()].push((shard, left));
+            stops.push(ShardStop { shard, all_left });
+        }
+        for (worker, shards) in workers.iter().zip(of_worker) {
+            if !shards.is_empty() {
+                worker.stop_shards(shards, limit).await;
+            }
+        }
+        stops
     }
 
     /// The state at a past number, computed from snapshot and events without
@@ -273,7 +370,7 @@ impl EntityEngine {
             state: EntityState::Passive,
             sequence_nr: SequenceNr::ZERO,
             queued: 0,
-            waiting_for: "",
+            waiting_for: Cow::Borrowed(""),
         })
     }
 
@@ -299,9 +396,13 @@ impl EntityEngine {
     /// is fenced: another process has taken its place, and this one must stop or
     /// rejoin with a new session. Safe to cancel.
     pub async fn fenced(&self) {
-        let mut fenced = self.shared.fenced.subscribe();
-        // The sender lives as long as `self`.
-        let _ = fenced.wait_for(|&fenced| fenced).await;
+        self.shared.fence.fenced().await;
+    }
+
+    /// The session under which it writes.
+    #[must_use]
+    pub fn session(&self) -> SessionUuid {
+        self.shared.session
     }
 
     /// Finishes what entities have accepted, refuses what is new with

@@ -8,15 +8,18 @@
 //! Where to read:
 //!
 //! * Writing an entity: [`event_sourced`], [`effect`], [`codec`]; with callbacks,
-//!   [`actor`].
-//! * Hearing of stored events: [`publication`].
+//!   [`actor`]; without history, [`durable_state`]. Changing one whose events are
+//!   stored already: [`event_adapter`]. Messages that must arrive: [`delivery`].
+//! * Hearing of stored events: [`publication`]; following one entity: [`view`].
 //! * The way of a command: [`command`] (what is sent), [`engine`] (who takes it),
 //!   `runtime/worker.rs` and `runtime/cell.rs` (who handles it),
-//!   `runtime/group_commit.rs` and [`journal`] (who stores it).
+//!   `runtime/group_commit.rs` and [`journal`] (who stores it). Where shards move:
+//!   [`handing_back`], [`lease`].
 //! * Decisions without I/O: [`persisting`], [`replay_filter`], [`retention`],
 //!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
 //!   [`command_id_cache`].
-//! * Storage: [`journal`], [`snapshot_store`], [`recovery_reader`], [`registry`],
+//! * Storage: [`journal`], [`snapshot_store`], [`durable_state_store`],
+//!   [`recovery_reader`], [`registry`],
 //!   [`global_order`], together a [`storage`].
 
 pub mod actor;
@@ -27,13 +30,19 @@ pub mod codec;
 pub mod command;
 pub mod command_error;
 pub mod command_id_cache;
+pub mod delivery;
+pub mod durable_state;
+pub mod durable_state_store;
 pub mod effect;
 pub mod engine;
 pub mod entity_types;
+pub mod event_adapter;
 pub mod event_sourced;
 pub mod global_order;
+pub mod handing_back;
 pub mod idle_order;
 pub mod journal;
+pub mod lease;
 pub mod payload;
 pub mod persistence_id;
 pub mod persisting;
@@ -50,4 +59,5 @@ pub mod snapshot_store;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod view;
 pub mod writer;

@@ -1,4 +1,5 @@
-//! A journal, a snapshot store and a registry that belong together.
+//! A journal, a snapshot store, a store of durable states and a registry that belong
+//! together.
 //!
 //! [`Storage::open`] makes them for a [`StorageUrl`] and checks that the database
 //! is ours and has the schema this program knows; [`migrate`] brings it there.
@@ -16,6 +17,7 @@ pub mod url;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::durable_state_store::DurableStateStore;
 use crate::global_order::EventsInOrder;
 use crate::journal::Journal;
 use crate::recovery_reader::RecoveryReader;
@@ -27,7 +29,8 @@ pub use crate::storage::url::{InvalidStorageUrl, StorageUrl};
 
 pub(crate) use columns::*;
 
-/// A journal, a snapshot store and a registry over the same database.
+/// A journal, a snapshot store, a store of durable states and a registry over the same
+/// database.
 ///
 /// Cheap to clone; clones share connections. A process should open a database
 /// once: two storages over one SQLite file take turns at its write lock.
@@ -37,6 +40,8 @@ pub struct Storage {
     pub journal: Arc<dyn Journal>,
     /// Where snapshots live.
     pub snapshots: Arc<dyn SnapshotStore>,
+    /// Where durable states live.
+    pub states: Arc<dyn DurableStateStore>,
     /// Reads both for many entities at once.
     pub recoveries: Arc<dyn RecoveryReader>,
     /// The book of nodes and sessions.
@@ -156,6 +161,7 @@ impl Storage {
     pub fn composed(
         journal: Arc<dyn Journal>,
         snapshots: Arc<dyn SnapshotStore>,
+        states: Arc<dyn DurableStateStore>,
         registry: Arc<dyn Registry>,
         order: Arc<dyn EventsInOrder>,
     ) -> Self {
@@ -163,6 +169,7 @@ impl Storage {
         Self {
             journal,
             snapshots,
+            states,
             recoveries: Arc::new(recoveries),
             registry,
             order,

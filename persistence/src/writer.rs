@@ -32,6 +32,11 @@ pub struct ShardNr(pub u32);
 )]
 pub struct Epoch(pub u64);
 
+impl Epoch {
+    /// No fence of a shard reaches it: who may write under it may write at all.
+    pub const LAST: Self = Self(i64::MAX as u64);
+}
+
 macro_rules! show_as_inner {
     ($($name:ident),*) => {$(
         impl fmt::Display for $name {

@@ -12,6 +12,7 @@ pub mod failure_detector;
 pub mod heartbeat_round;
 pub mod lease;
 pub mod peer;
+pub mod raft;
 pub mod region;
 pub mod ring;
 pub mod shard_id;

@@ -5,6 +5,8 @@
 //! [`PeerHeader`], so that one that was meant for another cluster, generation or
 //! node is refused. Next: `control_plane.rs` for calls, `region.rs` for commands.
 
+pub mod loopback;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::cluster_state::{ClusterCommand, Member};
+use crate::cluster_state::ClusterCommand;
 
 /// From whom, to whom, and in which cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +45,8 @@ pub enum PeerRequest {
     Raft(Bytes),
     /// To the leader: I am alive.
     Heartbeat(Heartbeat),
-    /// To the leader: commit this.
+    /// To the leader: commit this. A node joins by proposing that it does.
     Propose(ClusterCommand),
-    /// To the leader: let me in.
-    Join(Member),
     /// To a voter: the leader steps back, take over.
     Elect,
     /// To the leader: live entities by node, as of their last heartbeats.

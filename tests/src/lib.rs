@@ -3,7 +3,7 @@
 //! What stands here is what the stories in `tests/tests/` are told with: nodes
 //! that are started and killed as processes ([`node_process`]), the command line
 //! ([`cli`]), a plain client ([`client`]), databases ([`database`]) and what
-//! goes wrong between them ([`database_proxy`]), and the expected side computed
+//! goes wrong between them ([`proxy`]), and the expected side computed
 //! without any code under test ([`flights_oracle`]). The measurements of the
 //! `perennial-bench` binary are in [`mod@bench`].
 
@@ -12,11 +12,11 @@ pub mod binaries;
 pub mod cli;
 pub mod client;
 pub mod database;
-pub mod database_proxy;
 pub mod eventually;
 pub mod flights_oracle;
 pub mod foreign_writer;
 pub mod http;
 pub mod node_process;
 pub mod process_usage;
+pub mod proxy;
 pub mod seed;

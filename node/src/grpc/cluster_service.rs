@@ -95,7 +95,7 @@ impl v1::cluster_service_server::ClusterService for ClusterService {
             state: state_name(entity.state).to_owned(),
             sequence_nr: entity.sequence_nr.get(),
             queued: u32::try_from(entity.queued).unwrap_or(u32::MAX),
-            waiting_for: entity.waiting_for.to_owned(),
+            waiting_for: entity.waiting_for.into_owned(),
         }))
     }
 

@@ -59,6 +59,7 @@ impl Ledger {
     pub(crate) fn check_len(&self, what: &'static str, len: usize) -> Result<(), CommandError> {
         if len > self.max_payload {
             let limit = self.max_payload;
+            let what = what.into();
             return Err(CommandError::PayloadTooLarge { what, len, limit });
         }
         Ok(())

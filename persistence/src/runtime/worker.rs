@@ -6,34 +6,41 @@
 //! their contents. Messages: `worker/mailbox.rs`. Next: `cell.rs`.
 
 mod mailbox;
+mod shards;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore};
 use slab::Slab;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
+use crate::codec::CodecError;
 use crate::command::Envelope;
 use crate::command_error::CommandError;
 use crate::engine::{EntityDescription, EntityState, Shared};
+use crate::handing_back::HandBackReason;
 use crate::idle_order::{IdleOrder, Tick};
 use crate::journal::WriteRight;
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::WriterUuid;
 
-use super::cell::{Action, Cell, CellContext, Failure, Next, PageVerdict};
+use super::cell::{Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict};
 use super::contained::look_up;
 use super::recovery_pages::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
 
 pub(crate) use mailbox::{Address, Outcome, WorkerHandle, WorkerQueues};
 use mailbox::{WorkerEvent, WorkerRequest};
+use shards::ClosingShards;
 
 /// Messages taken in before cells run, so that what arrives together is handled
 /// and stored together.
@@ -68,6 +75,13 @@ pub(crate) struct Worker {
     incarnations: u64,
     started: Instant,
     stopping: bool,
+    /// Cells that have nothing to do and keep commands for later.
+    parked: BTreeSet<usize>,
+    last_ticket: OutsideTicket,
+    /// Work that cells run outside; ends with the worker.
+    outside: JoinSet<()>,
+    /// Shards that leave this node.
+    closing: ClosingShards,
     stash_depth: metrics::Histogram,
     /// Reused from call to call.
     actions: Vec<Action>,
@@ -87,6 +101,10 @@ impl Worker {
             incarnations: 0,
             started: Instant::now(),
             stopping: false,
+            parked: BTreeSet::new(),
+            last_ticket: OutsideTicket::default(),
+            outside: JoinSet::new(),
+            closing: ClosingShards::default(),
             stash_depth: metrics::histogram!("perennial_stash_depth"),
             actions: Vec::new(),
         }
@@ -168,6 +186,7 @@ impl Worker {
                     self.make_ready(slot);
                 }
             }
+            WorkerRequest::StopShards(shards, limit) => self.close_shards(shards, limit),
         }
     }
 
@@ -215,6 +234,12 @@ impl Worker {
                     self.make_ready(to.slot);
                 }
             }
+            WorkerEvent::OutsideReturned(slot, ticket, result) => {
+                let resident = self.cells.get(slot);
+                if resident.is_some_and(|resident| resident.cell.waits_for(ticket)) {
+                    self.drive(slot, |cell, cx| cell.outside_returned(ticket, result, cx));
+                }
+            }
             WorkerEvent::PassivateOldest => {
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
@@ -225,6 +250,9 @@ impl Worker {
                 while let Some(slot) = self.idle.pop_oldest() {
                     self.leave(slot as usize, "stopped");
                 }
+                while let Some(slot) = self.parked.pop_first() {
+                    self.leave_parked(slot);
+                }
             }
         }
     }
@@ -232,15 +260,18 @@ impl Worker {
     fn deliver(&mut self, envelope: Envelope) {
         if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
             let resident = &mut self.cells[slot];
+            if envelope.epoch > resident.cell.epoch && resident.cell.supersede(envelope.epoch) {
+                self.make_ready(slot);
+            }
+            let resident = &mut self.cells[slot];
             if resident.cell.accept(envelope, &self.shared.settings) {
                 self.make_ready(slot);
             }
             return;
         }
         if self.stopping {
-            let shard = envelope.shard.0;
-            let error = CommandError::ShardUnavailable { shard };
-            envelope.reply_to.answer(Err(error));
+            let reason = HandBackReason::Stopped;
+            self.shared.hand_back(reason, vec![envelope]);
             return;
         }
         self.start(envelope);
@@ -274,8 +305,10 @@ impl Worker {
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &shared.settings,
+            read_guard: &shared.hooks.read_guard,
             journal_out_of_reach: shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
+            last_ticket: &mut self.last_ticket,
         };
         let id = envelope.persistence_id.clone();
         let mut cell = match Cell::start(&envelope, factory, self.incarnations, writer, &mut cx) {
@@ -322,8 +355,10 @@ impl Worker {
         let mut cx = CellContext {
             now: Instant::now().into_std(),
             settings: &self.shared.settings,
+            read_guard: &self.shared.hooks.read_guard,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
+            last_ticket: &mut self.last_ticket,
         };
         tell(&mut self.cells[to.slot].cell, &mut cx);
         self.perform(to.slot);
@@ -344,11 +379,14 @@ impl Worker {
     /// says.
     fn drive(&mut self, slot: usize, tell: impl FnOnce(&mut Cell, &mut CellContext<'_>) -> Next) {
         let now = Instant::now();
+        self.parked.remove(&slot);
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &self.shared.settings,
+            read_guard: &self.shared.hooks.read_guard,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
+            last_ticket: &mut self.last_ticket,
         };
         let cell = &mut self.cells[slot].cell;
         let recovering = cell.is_recovering();
@@ -362,6 +400,7 @@ impl Worker {
             Next::Wait => {}
             Next::Again => self.make_ready(slot),
             Next::Idle if self.stopping => self.leave(slot, "stopped"),
+            Next::Idle | Next::Parked if self.has_finished(slot) => self.leave_closed(slot),
             Next::Idle => {
                 self.idle.touch(slot as u32, self.now_tick(now));
                 // There was no victim when it came; now there is.
@@ -369,10 +408,14 @@ impl Worker {
                     self.passivate_oldest();
                 }
             }
+            Next::Parked if self.stopping => self.leave_parked(slot),
+            Next::Parked => {
+                self.parked.insert(slot);
+            }
             Next::Leave => self.leave(slot, "stopped"),
             Next::Failed { failure, message } => self.fail(slot, failure, message),
             Next::Fenced => {
-                self.shared.report_fenced();
+                self.shared.suspect_fence();
                 self.leave(slot, "fenced");
             }
         }
@@ -417,10 +460,22 @@ impl Worker {
                     let snapshots = &self.shared.snapshots;
                     snapshots.save(owner, sequence_nr, payload, worker, from);
                 }
+                Action::RunOutside(ticket, work) => {
+                    let worker = worker.clone();
+                    self.outside.spawn(async move {
+                        let panicked = |_| {
+                            let message = "the work it ran outside panicked".to_owned();
+                            Err(CodecError { message })
+                        };
+                        let result = AssertUnwindSafe(work).catch_unwind().await;
+                        worker.outside_returned(slot, ticket, result.unwrap_or_else(panicked));
+                    });
+                }
                 Action::Delete(deletion) => {
                     let owner = self.snapshot_owner(slot);
                     self.shared.snapshots.delete(owner, deletion, worker, from);
                 }
+                Action::HandBack(reason, envelopes) => self.shared.hand_back(reason, envelopes),
                 Action::Store(request) => {
                     let owner = self.snapshot_owner(slot);
                     self.shared.snapshots.serve(owner, request, worker, from);
@@ -444,28 +499,24 @@ impl Worker {
 
     fn passivate_oldest(&mut self) {
         if let Some(slot) = self.idle.pop_oldest() {
-            self.leave_if_idle(slot, "limit", Instant::now());
+            self.leave(slot as usize, "limit");
         }
     }
 
-    /// Takes an idle cell out of memory, unless it has to keep a command that its
-    /// actor put aside; then its idle time begins anew.
-    fn leave_if_idle(&mut self, slot: u32, reason: &'static str, now: Instant) {
-        if self.cells[slot as usize].cell.may_leave(now.into_std()) {
-            self.leave(slot as usize, reason);
-        } else {
-            self.idle.touch(slot, self.now_tick(now));
-        }
+    /// What a cell keeps for later cannot wait for the end of the node.
+    fn leave_parked(&mut self, slot: usize) {
+        let cell = &mut self.cells[slot].cell;
+        let shard = cell.shard.0;
+        cell.refuse_all(&CommandError::ShardUnavailable { shard });
+        self.leave(slot, "stopped");
     }
 
     /// Takes a cell out of memory.
     fn leave(&mut self, slot: usize, reason: &'static str) {
         self.idle.remove(slot as u32);
-        let mut resident = self.cells.remove(slot);
-        // What an actor put aside and never took up, when the engine stops.
-        let shard = resident.cell.shard.0;
-        let error = CommandError::ShardUnavailable { shard };
-        resident.cell.refuse_all(&error);
+        self.parked.remove(&slot);
+        let resident = self.cells.remove(slot);
+        self.closing.left(resident.cell.shard, slot);
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
         metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
@@ -495,6 +546,10 @@ impl Worker {
                 retry_after,
             },
         };
+        if self.is_closed(slot) {
+            self.leave_closed(slot);
+            return;
+        }
         self.cells[slot].cell.refuse_all(&error);
         self.leave(slot, "failed");
     }
@@ -537,17 +592,25 @@ impl Worker {
             },
             sequence_nr: SequenceNr::ZERO,
             queued: 0,
-            waiting_for: if down { "the end of its back-off" } else { "" },
+            waiting_for: if down { "the end of its back-off" } else { "" }.into(),
         }
     }
 
-    /// Passivates what has been idle for too long, forgets old failures.
+    /// Passivates what has been idle for too long, answers what was kept for too
+    /// long, forgets old failures.
     fn tick(&mut self) {
         let now = Instant::now();
+        while self.outside.try_join_next().is_some() {}
+        let expired = |&slot: &usize| self.cells[slot].cell.has_expired_aside(now.into_std());
+        let expired: Vec<usize> = self.parked.iter().copied().filter(expired).collect();
+        for slot in expired {
+            self.drive(slot, Cell::expire_aside);
+        }
+        self.force_overdue_shards(now);
         let tick = self.now_tick(now);
         let timeout = ticks(self.shared.settings.idle_timeout);
         while let Some(slot) = self.idle.pop_expired(tick, timeout) {
-            self.leave_if_idle(slot, "idle", now);
+            self.leave(slot as usize, "idle");
         }
         let settings = &self.shared.settings.backoff;
         self.failures

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::command::CommandId;
+use crate::durable_state_store::StoredState;
+use crate::durable_state_store::memory::MemoryDurableStateStore;
 use crate::global_order::memory::MemoryEventsInOrder;
 use crate::journal::memory::MemoryJournal;
 use crate::journal::memory::faults::Faults;
@@ -79,6 +81,7 @@ impl MemoryStorage {
             journal: journal.clone(),
             recoveries: Arc::new(MemoryRecoveryReader::new(self.clone(), journal)),
             snapshots: Arc::new(MemorySnapshotStore::new(self.clone())),
+            states: Arc::new(MemoryDurableStateStore::new(self.clone())),
             registry: Arc::new(MemoryRegistry::new(self.clone())),
             order: Arc::new(MemoryEventsInOrder::new(self.clone())),
         }
@@ -132,6 +135,7 @@ pub(crate) struct Tables {
     pub(crate) order: BTreeMap<u64, StoredEvent>,
     last_in_order: u64,
     pub(crate) snapshots: BTreeMap<PersistenceId, BTreeMap<SequenceNr, Snapshot>>,
+    pub(crate) states: BTreeMap<PersistenceId, StoredState>,
     pub(crate) sessions: BTreeMap<SessionUuid, Session>,
     /// Incarnation counters.
     pub(crate) nodes: BTreeMap<NodeNr, u64>,

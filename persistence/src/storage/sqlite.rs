@@ -22,6 +22,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Executor, Sqlite};
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::durable_state_store::sqlite::SqliteDurableStateStore;
 use crate::global_order::sqlite::SqliteEventsInOrder;
 use crate::journal::JournalError;
 use crate::journal::sqlite::SqliteJournal;
@@ -121,6 +122,7 @@ pub(crate) async fn open(path: &Path, options: &StorageOptions) -> Result<Storag
     Ok(Storage {
         journal: Arc::new(SqliteJournal::new(database.clone())),
         snapshots: Arc::new(SqliteSnapshotStore::new(database.clone())),
+        states: Arc::new(SqliteDurableStateStore::new(database.clone())),
         recoveries: Arc::new(SqliteRecoveryReader::new(database.clone())),
         registry: Arc::new(SqliteRegistry::new(database.clone())),
         order: Arc::new(SqliteEventsInOrder::new(database)),

@@ -64,6 +64,7 @@ async fn i6_a_deletion_during_a_recovery_loses_nothing() {
     let storage = Storage::composed(
         storage.journal,
         storage.snapshots,
+        storage.states,
         storage.registry,
         storage.order,
     );

@@ -69,6 +69,7 @@ impl Client {
             let count = answers.len() as u64 + 1;
             let (reply_to, answer) = ReplyTo::ask();
             self.engine.deliver(Envelope {
+                arrival: 0,
                 persistence_id: self.id(),
                 shard: self.shard(),
                 epoch: Epoch(1),

@@ -21,6 +21,8 @@ pub enum Operation {
     Append,
     /// One atomic write of an append.
     Write,
+    /// [`crate::journal::Journal::may_write`].
+    MayWrite,
     /// [`crate::journal::Journal::read_events`].
     ReadEvents,
     /// [`crate::journal::Journal::bounds`].
@@ -37,6 +39,10 @@ pub enum Operation {
     SaveSnapshot,
     /// [`crate::snapshot_store::SnapshotStore::delete`].
     DeleteSnapshots,
+    /// [`crate::durable_state_store::DurableStateStore::load`].
+    LoadState,
+    /// [`crate::durable_state_store::DurableStateStore::write`].
+    WriteState,
 }
 
 /// How it goes wrong.

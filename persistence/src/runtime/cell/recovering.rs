@@ -118,6 +118,11 @@ impl Cell {
                 payload,
             });
         }
+        match self.event_sourced().recovered() {
+            Ok(None) => {}
+            Ok(Some(command)) => self.give_itself(command),
+            Err(error) => return self.recovery_failed(error.to_string()),
+        }
         self.run(cx)
     }
 

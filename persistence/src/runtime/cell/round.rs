@@ -1,8 +1,9 @@
 //! A round: the commands that wait, handled one after another.
 
-use crate::behavior::Handled;
+use crate::behavior::{After, AfterEffects, Handled};
 use crate::command::{Answer, Reply, Request};
 use crate::command_error::{Applied, CommandError};
+use crate::handing_back::ReadGuard;
 use crate::journal::{Append, AtomicWrite, CommandRecord, NewEvent};
 use crate::payload::Payload;
 use crate::persisting::Commands;
@@ -10,12 +11,13 @@ use crate::persisting::Commands;
 use crate::runtime::guarded_journal::OPEN_MESSAGE;
 
 use super::retries::Recalled;
-use super::{Action, Cell, CellContext, Failure, Held, Next, Queued, Stage};
+use super::{Action, Cell, CellContext, Failure, Held, Next, Promise, Queued, Stage};
 
 /// Requests handled before the cell gives way, and before their events go out.
 const ROUND_REQUESTS_MAX: usize = 256;
 /// Bytes of events and answers after which a round is over.
 const ROUND_BYTES_MAX: usize = 1024 * 1024;
+
 /// What handling one request means for the round.
 enum Step {
     GoOn,
@@ -37,10 +39,10 @@ impl Cell {
         let mut bytes = 0;
         for _ in 0..ROUND_REQUESTS_MAX {
             // What comes after a stop or a failure is for the next incarnation.
-            if self.stop_requested || self.is_broken() {
+            if self.stop_requested || self.is_broken() || self.is_paused() {
                 break;
             }
-            let Some(queued) = self.pop_stash() else {
+            let Some(queued) = self.pop_queued() else {
                 break;
             };
             match self.handle(queued, &mut bytes, cx) {
@@ -92,8 +94,11 @@ impl Cell {
         if self.stop_requested {
             return self.restart(cx);
         }
-        if self.queued() > 0 {
+        if self.queued() > 0 && !self.is_paused() {
             return Next::Again;
+        }
+        if self.has_aside() {
+            return Next::Parked;
         }
         self.work = None;
         Next::Idle
@@ -102,17 +107,17 @@ impl Cell {
     fn handle(&mut self, queued: Queued, bytes: &mut usize, cx: &mut CellContext<'_>) -> Step {
         // A caller that gave up was told that this is never handled.
         if !queued.reply_to.begin() || queued.is_overdue(cx.now) {
-            return self.hold(
-                queued,
-                Err(CommandError::DeadlineExceeded {
-                    applied: Applied::No,
-                }),
-            );
+            let applied = Applied::No;
+            return self.hold_answer(queued, Err(CommandError::DeadlineExceeded { applied }), cx);
         }
         if cx.journal_out_of_reach {
             // Refused before it is handled, so that the entity can stay.
             let message = OPEN_MESSAGE.to_owned();
-            return self.hold(queued, Err(CommandError::JournalUnavailable { message }));
+            return self.hold_answer(
+                queued,
+                Err(CommandError::JournalUnavailable { message }),
+                cx,
+            );
         }
         let Request::Command {
             payload,
@@ -122,55 +127,67 @@ impl Cell {
         else {
             let answer = self.encode_state();
             *bytes += answer.as_ref().map_or(0, |r| r.payload.bytes.len());
-            return self.hold(queued, answer);
+            return self.hold_answer(queued, answer, cx);
         };
         let certainly_new = match self.recall(&queued) {
             Recalled::New { certainly } => certainly,
-            Recalled::Stored(reply) => return self.hold(queued, Ok(reply)),
+            Recalled::Stored(reply) => return self.hold_answer(queued, Ok(reply), cx),
             Recalled::UnderWay => return Step::EndBefore(queued),
             Recalled::AskIndex => return Step::LookUp(queued),
         };
         if let Some(expected) = *expected_sequence_nr
             && expected != self.sequence_nr
         {
+            if !certainly_new {
+                return Step::LookUp(queued);
+            }
             let actual = self.sequence_nr;
             let error = CommandError::SequenceNrMismatch { expected, actual };
-            return self.hold_unless_retry(queued, Err(error), certainly_new);
+            return self.hold_answer(queued, Err(error), cx);
         }
-        match self.event_sourced().handle(payload) {
+        let at = self.sequence_nr;
+        let handled = self.event_sourced().handle(payload, at);
+        let stores = matches!(&handled, Handled::Accepted { events, .. } if !events.is_empty());
+        if !stores && !certainly_new {
+            // What stores nothing takes effect only when the command is no retry of
+            // one that did (I-8).
+            return match handled {
+                Handled::Broken(_) => {
+                    // Perhaps it failed on its own effect. The state is not to be
+                    // trusted: start over, then ask the index first.
+                    self.retries_likely = true;
+                    self.stop_requested = true;
+                    Step::EndBefore(queued)
+                }
+                _ => Step::LookUp(queued),
+            };
+        }
+        match handled {
             Handled::Accepted {
                 events,
                 reply,
-                then_snapshot,
-                then_stop,
-            } => {
+                then,
+            } if stores => {
+                let events_len = events.iter().map(|e| e.payload.bytes.len()).sum::<usize>();
+                *bytes += reply.bytes.len() + events_len;
+                self.store(queued, events, reply, then)
+            }
+            Handled::Accepted { reply, then, .. } => {
                 *bytes += reply.bytes.len();
-                if !events.is_empty() {
-                    *bytes += events.iter().map(|e| e.payload.bytes.len()).sum::<usize>();
-                    return self.store(queued, events, reply, (then_snapshot, then_stop));
-                }
                 let answer = Ok(Reply {
                     payload: reply,
                     sequence_nr: self.sequence_nr,
                     duplicate: false,
                 });
-                if then_stop && certainly_new {
-                    self.stop_requested = true;
-                    return self.hold(queued, answer);
-                }
-                self.hold_unless_retry(queued, answer, certainly_new)
+                self.stop_requested |= then.stop;
+                self.hold(queued, Promise::Answer(answer), then.effects, cx)
             }
-            Handled::Refused(error) => self.hold_unless_retry(queued, Err(error), certainly_new),
-            Handled::Broken(_) if !certainly_new => {
-                // Perhaps it failed on its own effect. The state is not to be
-                // trusted: start over, then ask the index first.
-                self.retries_likely = true;
-                self.stop_requested = true;
-                Step::EndBefore(queued)
-            }
+            Handled::Refused(error) => self.hold_answer(queued, Err(error), cx),
+            Handled::Stashed => self.hold(queued, Promise::Stash, None, cx),
+            Handled::Outside(work) => self.hold(queued, Promise::Outside(work), None, cx),
             Handled::Broken(error) => {
                 self.work().broken = Some(error.to_string());
-                self.hold(queued, Err(error));
+                self.hold_answer(queued, Err(error), cx);
                 Step::End
             }
         }
@@ -182,7 +199,7 @@ impl Cell {
         queued: Queued,
         events: Vec<NewEvent>,
         reply: Payload,
-        (then_snapshot, then_stop): (bool, bool),
+        then: After,
     ) -> Step {
         let before = self.sequence_nr;
         self.sequence_nr = before.plus(events.len() as u64);
@@ -209,50 +226,91 @@ impl Cell {
         let last = self.sequence_nr;
         let take = self
             .retention
-            .after_write(before.next(), last, then_snapshot);
-        // Encoded now: the state at this number exists only now.
+            .after_write(before.next(), last, then.snapshot);
+        // Encoded now: the state at this number exists only now. So do those that
+        // effects are to see, hence they end the round.
         let snapshot = take.and_then(|_| self.encode_snapshot());
+        let ends_round = then.stop || then.effects.is_some();
         let held = Held {
-            answer: Ok(Reply {
+            promise: Promise::Answer(Ok(Reply {
                 payload: reply,
                 sequence_nr: self.sequence_nr,
                 duplicate: false,
-            }),
+            })),
             queued,
             wrote: true,
             sequence_nr: self.sequence_nr,
             snapshot,
-            then_stop,
+            then_stop: then.stop,
+            then: then.effects,
         };
         self.work()
             .persisting
             .persist(write, [held], Commands::GoOn);
-        if then_stop { Step::End } else { Step::GoOn }
+        if ends_round { Step::End } else { Step::GoOn }
     }
 
-    /// As [`Cell::hold`], for an answer to a command that stored nothing, which is
-    /// only given when the command is no retry of one that did (I-8).
-    fn hold_unless_retry(&mut self, queued: Queued, answer: Answer, certainly_new: bool) -> Step {
-        if certainly_new {
-            self.hold(queued, answer)
-        } else {
-            Step::LookUp(queued)
+    fn hold_answer(&mut self, queued: Queued, answer: Answer, cx: &mut CellContext<'_>) -> Step {
+        self.hold(queued, Promise::Answer(answer), None, cx)
+    }
+
+    /// Says something of the entity's state, for which nothing is stored. With writes
+    /// pending it waits for them, and they prove that the state is the latest. With
+    /// none, the state may be another node's by now.
+    fn confirm(&mut self, held: Held, cx: &CellContext<'_>) -> Option<Held> {
+        if !self.work().persisting.runs_inline() || !held.promise.tells_of_state() {
+            return Some(held);
+        }
+        match cx.read_guard {
+            ReadGuard::Always => Some(held),
+            ReadGuard::Lease(lease) if lease.holds() => Some(held),
+            ReadGuard::Lease(_) => {
+                // Handed back, it could be overtaken by what its sender sent after it.
+                let shard = self.shard.0;
+                let error = CommandError::ShardUnavailable { shard };
+                held.queued.reply_to.answer(Err(error));
+                None
+            }
+            ReadGuard::Journal => {
+                // A write without events asks the journal whether this node may write.
+                let write = AtomicWrite {
+                    events: Vec::new(),
+                    command: None,
+                    metadata: None,
+                };
+                let persisting = &mut self.work().persisting;
+                persisting.persist(write, [held], Commands::GoOn);
+                None
+            }
         }
     }
 
-    /// Gives an answer when everything handled before it is stored: at once, if
+    /// Keeps a promise when everything handled before it is stored: at once, if
     /// everything is.
-    fn hold(&mut self, queued: Queued, answer: Answer) -> Step {
+    fn hold(
+        &mut self,
+        queued: Queued,
+        promise: Promise,
+        then: Option<Box<AfterEffects>>,
+        cx: &mut CellContext<'_>,
+    ) -> Step {
+        let ends_round = then.is_some() || matches!(promise, Promise::Outside(_));
         let held = Held {
             queued,
-            answer,
+            promise,
             wrote: false,
             sequence_nr: self.sequence_nr,
             snapshot: None,
             then_stop: false,
+            then,
         };
-        if let Some(held) = self.work().persisting.defer(held, Commands::GoOn) {
-            held.queued.reply_to.answer(held.answer);
+        let Some(held) = self.confirm(held, cx) else {
+            return if ends_round { Step::End } else { Step::GoOn };
+        };
+        match self.work().persisting.defer(held, Commands::GoOn) {
+            Some(held) => self.keep(held, cx),
+            None if ends_round => return Step::End,
+            None => {}
         }
         Step::GoOn
     }

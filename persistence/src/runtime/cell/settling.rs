@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
-use crate::command_error::CommandError;
+use crate::behavior::AfterEffects;
+use crate::command::{Answer, ReplyTo};
+use crate::command_error::{Applied, CommandError};
+use crate::handing_back::HandBackReason;
 use crate::journal::{AppendError, Appended};
 use crate::writer::WriterUuid;
 
-use super::{Action, Cell, CellContext, Failure, Held, Index, Next, Queued, Stage};
+use super::{Action, Cell, CellContext, Failure, Held, Index, Next, Promise, Queued, Stage};
 
 /// What clients are told to wait behind an append of unknown outcome.
 pub(super) const RETRY_AFTER_UNKNOWN: Duration = Duration::from_millis(100);
@@ -67,12 +70,9 @@ impl Cell {
             AppendError::Unknown { message } => self.stop_undecided(unsettled, message),
             AppendError::Fenced { .. } => {
                 tracing::warn!(entity = %self.persistence_id, %failure, "stopping");
-                let shard = self.shard.0;
-                let error = CommandError::ShardUnavailable { shard };
-                for held in unsettled {
-                    held.queued.reply_to.answer(Err(error.clone()));
-                }
-                self.refuse_all(&error);
+                // Nothing of it is stored, so another owner may begin it.
+                self.handle_again(unsettled.into_iter().map(|held| held.queued));
+                self.hand_back_all(HandBackReason::Fenced, cx);
                 Next::Fenced
             }
         }
@@ -85,13 +85,13 @@ impl Cell {
         let mut snapshot = None;
         self.work().persisting.stored(writes);
         while let Some(due) = self.work().persisting.next_due() {
-            let held = due.handler;
+            let mut held = due.handler;
             self.stored_nr = self.stored_nr.max(held.sequence_nr);
             stop |= held.then_stop;
-            if let Some(payload) = held.snapshot {
+            if let Some(payload) = held.snapshot.take() {
                 snapshot = Some((held.sequence_nr, payload));
             }
-            held.queued.reply_to.answer(held.answer);
+            self.keep(held, cx);
             self.work().persisting.finished(due.commands);
         }
         if let Some((sequence_nr, payload)) = snapshot {
@@ -101,6 +101,53 @@ impl Cell {
             });
         }
         stop
+    }
+
+    /// Keeps a promise whose time has come.
+    pub(super) fn keep(&mut self, held: Held, cx: &mut CellContext<'_>) {
+        let Held {
+            queued,
+            promise,
+            then,
+            wrote,
+            ..
+        } = held;
+        match promise {
+            Promise::Answer(answer) => match then {
+                None => queued.reply_to.answer(answer),
+                Some(then) => self.keep_effects(*then, wrote, queued.reply_to, answer, cx),
+            },
+            Promise::Stash => self.put_aside(queued, cx.settings),
+            Promise::Outside(work) => self.go_outside(Some(queued), work, cx),
+        }
+    }
+
+    /// Does what else was asked for. A panic on the way is told instead of the
+    /// answer, and ends it: events that the command stored stay.
+    fn keep_effects(
+        &mut self,
+        effects: AfterEffects,
+        wrote: bool,
+        reply_to: ReplyTo,
+        answer: Answer,
+        cx: &mut CellContext<'_>,
+    ) {
+        for run in effects.run {
+            if let Err(error) = self.event_sourced().run(run) {
+                let message = error.to_string();
+                self.work().broken = Some(message.clone());
+                let applied = if wrote { Applied::Unknown } else { Applied::No };
+                reply_to.answer(Err(CommandError::Panicked { message, applied }));
+                return;
+            }
+        }
+        reply_to.answer(answer);
+        if effects.unstash_all {
+            self.take_back();
+        }
+        for work in effects.outside {
+            self.go_outside(None, work, cx);
+        }
     }
 
     /// Puts unsettled requests back at the head of the stash, the first with what

@@ -50,7 +50,7 @@ impl Cell {
                 self.after_turn(heard, None, cx);
                 continue;
             }
-            let Some(queued) = self.pop_stash() else {
+            let Some(queued) = self.pop_queued() else {
                 break;
             };
             match self.take_turn(queued, cx) {
@@ -96,9 +96,10 @@ impl Cell {
         if waits {
             return Some(Next::Again);
         }
-        if work.aside.is_empty() {
-            self.work = None;
+        if self.has_aside() {
+            return Some(Next::Parked);
         }
+        self.work = None;
         Some(Next::Idle)
     }
 
@@ -159,6 +160,7 @@ impl Cell {
 
     fn receive(&mut self, queued: Queued, cx: &mut CellContext<'_>) {
         let Queued {
+            arrival,
             request,
             deadline,
             reply_to,
@@ -184,6 +186,7 @@ impl Cell {
             Ok(None) => (Ok(()), None),
             Ok(Some(reply_to)) => {
                 let stashed = Queued {
+                    arrival,
                     request,
                     deadline,
                     reply_to,
@@ -235,10 +238,13 @@ impl Cell {
             self.work().reports.extend(asked.reports);
         }
         for request in asked.stash {
-            let work = self.work();
-            match request {
-                StashRequest::Stash => work.aside.extend(stashed.take()),
-                StashRequest::UnstashAll => work.unstash_all(),
+            match (request, stashed.take()) {
+                (StashRequest::Stash, Some(queued)) => self.put_aside(queued, cx.settings),
+                (StashRequest::Stash, None) => {}
+                (StashRequest::UnstashAll, kept) => {
+                    stashed = kept;
+                    self.take_back();
+                }
             }
         }
     }

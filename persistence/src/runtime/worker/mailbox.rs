@@ -5,17 +5,22 @@
 //! most one append, recovery and look-up. Nothing is decided here. Next:
 //! `worker.rs`, which takes the messages in.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot};
 
 use crate::actor::StorageReport;
+use crate::codec::CodecError;
 use crate::command::{CommandId, Envelope};
 use crate::command_error::CommandError;
 use crate::engine::EntityDescription;
 use crate::journal::{Appended, AtomicWrite, StoredCommand};
+use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
-use crate::runtime::cell::{PageVerdict, RecoveryPage};
+use crate::runtime::cell::{OutsideTicket, PageVerdict, RecoveryPage};
 use crate::runtime::recovery_pages::RecoveryFault;
 use crate::sequence_nr::SequenceNr;
+use crate::writer::ShardNr;
 
 /// Where the answer to a cell's action goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +50,9 @@ pub(super) enum WorkerRequest {
     Deliver(Envelope),
     Describe(PersistenceId, oneshot::Sender<EntityDescription>),
     Passivate(PersistenceId, oneshot::Sender<()>),
+    /// After all that was delivered to these shards before. Each is told, by
+    /// dropping, when its entities have left; after so long they are made to.
+    StopShards(Vec<(ShardNr, oneshot::Sender<()>)>, Duration),
 }
 
 /// What cells wait for, and what the engine orders.
@@ -59,6 +67,8 @@ pub(super) enum WorkerEvent {
     ),
     SnapshotSettled(Address, SequenceNr, bool),
     DeletionSettled(Address, bool),
+    /// To the cell that is in this place now, if it still waits for it.
+    OutsideReturned(usize, OutsideTicket, Result<Payload, CodecError>),
     StorageReport(Address, StorageReport),
     /// The node is over its limit and this worker has the oldest idle entity.
     PassivateOldest,
@@ -102,6 +112,31 @@ impl WorkerHandle {
         if let WorkerRequest::Deliver(envelope) = refused {
             envelope.reply_to.answer(Err(error));
         }
+    }
+
+    /// As [`WorkerHandle::deliver`]; gives a request back that finds no room.
+    pub(crate) fn offer(&self, envelope: Envelope) -> Result<(), Envelope> {
+        match self.requests.try_send(WorkerRequest::Deliver(envelope)) {
+            Err(
+                mpsc::error::TrySendError::Full(WorkerRequest::Deliver(envelope))
+                | mpsc::error::TrySendError::Closed(WorkerRequest::Deliver(envelope)),
+            ) => Err(envelope),
+            // Nothing else was sent.
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the entities of shards out of memory, in turn with what is delivered.
+    pub(crate) async fn stop_shards(
+        &self,
+        shards: Vec<(ShardNr, oneshot::Sender<()>)>,
+        limit: Duration,
+    ) {
+        // Without a worker there are no entities; dropped, they are told.
+        let _ = self
+            .requests
+            .send(WorkerRequest::StopShards(shards, limit))
+            .await;
     }
 
     pub(crate) async fn describe(&self, id: PersistenceId) -> Option<EntityDescription> {
@@ -157,6 +192,15 @@ impl WorkerHandle {
         found: Result<Vec<Option<StoredCommand>>, String>,
     ) {
         self.event(WorkerEvent::CommandsFound(to, asked, found));
+    }
+
+    pub(super) fn outside_returned(
+        &self,
+        slot: usize,
+        ticket: OutsideTicket,
+        result: Result<Payload, CodecError>,
+    ) {
+        self.event(WorkerEvent::OutsideReturned(slot, ticket, result));
     }
 
     pub(super) fn passivate_oldest(&self) {

@@ -158,6 +158,28 @@ impl Connections {
         }
     }
 
+    /// Executes a statement once, whatever becomes of it.
+    pub(crate) async fn write_once(
+        &self,
+        session: SessionUuid,
+        sql: &'static str,
+        arguments: Result<PgArguments, sqlx::Error>,
+    ) -> Result<PgRow, sqlx::Error> {
+        let arguments = arguments?;
+        let lane = self.other_lane().acquire(session).await;
+        // Not sent yet, so not undecided, whatever went wrong.
+        let mut lane = lane.map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
+        let query = sqlx::query_with(sql, arguments).fetch_one(lane.connection());
+        match timeout(self.options.statement_timeout * 2, query).await {
+            Ok(Ok(row)) => {
+                lane.give_back();
+                Ok(row)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+
     /// Writes something other than an append. The statements are such that doing
     /// them twice is the same as once, so whatever a connection does, it is tried
     /// over until the deadline.
