@@ -51,6 +51,8 @@ use crate::intake::Intake;
 pub const GRPC_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400);
 /// Where health and metrics are unless told otherwise.
 pub const HTTP_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7401);
+/// Where other nodes reach a node unless told otherwise.
+pub const PEER_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7402);
 
 /// What the engine gets to finish even when clients used up the drain time.
 const ENGINE_STOP_MIN: Duration = Duration::from_secs(5);

@@ -257,7 +257,7 @@ impl Region {
                 state: EntityState::Passive,
                 sequence_nr: SequenceNr::ZERO,
                 queued: 0,
-                waiting_for: "a home of its shard",
+                waiting_for: "a home of its shard".into(),
             };
             return Ok(self.placement(persistence_id, None, Epoch::default(), entity));
         };

@@ -33,11 +33,15 @@ use crate::metrics;
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Says what a node is to be; [`NodeBuilder::start`] makes it.
+#[derive(Clone)]
 pub struct NodeBuilder {
     settings: Settings,
     grpc_address: SocketAddr,
     http_address: SocketAddr,
+    peer_address: SocketAddr,
     advertise: Option<String>,
+    advertise_peer: Option<String>,
+    shared_journal: Option<SharedJournal>,
     insecure: bool,
     data_dir: Option<PathBuf>,
     migrate: bool,
@@ -51,7 +55,10 @@ impl Default for NodeBuilder {
             settings: Settings::default(),
             grpc_address: GRPC_ADDRESS,
             http_address: HTTP_ADDRESS,
+            peer_address: PEER_ADDRESS,
             advertise: None,
+            advertise_peer: None,
+            shared_journal: None,
             insecure: false,
             data_dir: None,
             migrate: false,
@@ -107,6 +114,35 @@ impl NodeBuilder {
     pub fn advertise(self, address: impl Into<String>) -> Self {
         Self {
             advertise: Some(address.into()),
+            ..self
+        }
+    }
+
+    /// Where other nodes reach it; port 0 for any that is free. An address that is
+    /// neither 0.0.0.0 nor 127.0.0.1 is also the one it calls others from.
+    #[must_use]
+    pub fn peer_listen(self, peer_address: SocketAddr) -> Self {
+        Self {
+            peer_address,
+            ..self
+        }
+    }
+
+    /// What other nodes are told to connect to, when it is not the address listened
+    /// on: `HOST` or `HOST:PORT`. A name is resolved anew at each connect.
+    #[must_use]
+    pub fn advertise_peer(self, address: impl Into<String>) -> Self {
+        Self {
+            advertise_peer: Some(address.into()),
+            ..self
+        }
+    }
+
+    /// A journal it has together with other nodes of this process.
+    #[must_use]
+    pub fn shared_journal(self, journal: SharedJournal) -> Self {
+        Self {
+            shared_journal: Some(journal),
             ..self
         }
     }
