@@ -34,8 +34,6 @@ mod builder;
 pub(crate) mod cluster_view;
 pub(crate) mod engine_place;
 mod error;
-mod forming;
-mod heart;
 mod identity;
 mod journal_url;
 mod membership;
@@ -51,6 +49,7 @@ use std::time::{Duration, SystemTime};
 use perennial_persistence::event_sourced::EventSourced;
 use perennial_persistence::persistence_id::{InvalidPersistenceId, PersistenceId};
 use perennial_persistence::registry::NodeNr;
+use perennial_sharding::forming::presence::PresenceEnd;
 use perennial_sharding::raft::RaftControlPlane;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
@@ -102,6 +101,7 @@ pub struct Node {
     grpc_task: JoinHandle<Result<(), ServeError>>,
     http_task: JoinHandle<()>,
     peer_task: JoinHandle<Result<(), tonic::transport::Error>>,
+    presence_task: AbortOnDropHandle<PresenceEnd>,
     close_on_drop: DropGuard,
 }
 
@@ -174,6 +174,10 @@ impl Node {
                 }
                 Ok(Ended::Failed(error)) => error,
                 Err(_) => NodeError::TaskEnded { task: "membership" },
+            },
+            ended = &mut self.presence_task => match ended {
+                Ok(end) => end.into(),
+                Err(_) => NodeError::TaskEnded { task: "the node's presence" },
             },
             error = control.failed() => error.into(),
             // Without an error they end only when they are asked to.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use perennial_sharding::coordinator::CoordinatorSettings;
 use perennial_sharding::failure_detector::DetectorSettings;
+use perennial_sharding::leader::LeaderSettings;
 use perennial_sharding::lease::{LivenessTimes, LivenessTimesError};
 use perennial_sharding::raft::{InvalidRaftSettings, RaftSettings};
 use perennial_sharding::region::RegionSettings;
@@ -107,8 +108,16 @@ impl Settings {
         }
     }
 
-    /// What the leader goes by when it moves shards.
-    pub(crate) fn coordinator(&self) -> CoordinatorSettings {
+    /// What the leader goes by.
+    pub(crate) fn leader(&self) -> LeaderSettings {
+        LeaderSettings {
+            coordinator: self.coordinator(),
+            detector: self.detector(),
+            probe_after: self.cluster.heartbeat_interval * 2,
+        }
+    }
+
+    fn coordinator(&self) -> CoordinatorSettings {
         let sharding = &self.sharding;
         let moved = sharding.rebalance_max_simultaneous.of(self.number_of_shards);
         CoordinatorSettings {
@@ -119,8 +128,7 @@ impl Settings {
         }
     }
 
-    /// What the leader goes by when it takes a node for dead.
-    pub(crate) fn detector(&self) -> DetectorSettings {
+    fn detector(&self) -> DetectorSettings {
         DetectorSettings {
             down_after: self.cluster.down_after,
             refused_means_dead: self.cluster.reads == Reads::Journal,

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,13 @@ use perennial_persistence::event_sourced::EventSourced;
 use perennial_persistence::registry::NodeAddresses;
 use perennial_persistence::storage::{Storage, StorageUrl, migrate};
 use perennial_sharding::cluster_state::{Member, MemberStatus};
+use perennial_sharding::forming::disk::{MemoryDisk, NodeDisk};
+use perennial_sharding::forming::entry::{Entered, Entry};
+use perennial_sharding::forming::presence::stay_present;
+use perennial_sharding::heartbeats::JournalReach;
+use perennial_sharding::leader::Leader;
 use perennial_sharding::peer::PeerTransport;
-use perennial_sharding::raft::{AddressBook, RaftControlPlane, RaftNode};
+use perennial_sharding::raft::store::StoreIdentity;
 use perennial_sharding::region::Region;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -21,9 +27,6 @@ use tonic_health::server::HealthReporter;
 
 use super::cluster_view::ClusterView;
 use super::engine_place::EnginePlace;
-use super::forming::form_or_find;
-use super::heart::Heart;
-use super::identity::begin_incarnation;
 use super::journal_url::journal_url;
 use super::membership::Membership;
 use super::peers::Peers;
@@ -204,8 +207,10 @@ impl NodeBuilder {
         }
         let settings = &self.settings;
         let (url, data_dir) = self.places()?;
-        let data_dir = data_dir.as_deref().map(DataDir::open).transpose()?;
-        let data_dir = data_dir.map(Arc::new);
+        let disk: Arc<dyn NodeDisk> = match data_dir {
+            Some(path) => Arc::new(DataDir::open(&path)?),
+            None => Arc::new(MemoryDisk::default()),
+        };
         let (grpc_listener, grpc_address) = bind(self.grpc_address, "--listen").await?;
         let (http_listener, http_address) = bind(self.http_address, "--http").await?;
         let (peer_listener, peer_address) = bind(self.peer_address, "--peer-listen").await?;
@@ -227,51 +232,46 @@ impl NodeBuilder {
 
         let storage = self.open_storage(&url).await?;
         let registry = Arc::clone(&storage.registry);
-        let cluster = registry.cluster(settings.number_of_shards).await?;
-        let incarnation = begin_incarnation(&*registry, &cluster, data_dir.as_deref()).await?;
-        let node_id = incarnation.node;
-        let formed =
-            form_or_find(&*registry, &cluster, node_id, &addresses, data_dir.as_deref()).await?;
-
         let limits = PeerLimits::of_payload(settings.engine.max_payload);
         let transport: Arc<dyn PeerTransport> =
             Arc::new(GrpcTransport::new(limits, source_of(peer_address)));
-        let book = AddressBook::default();
-        for row in registry.nodes().await? {
-            book.insert(row.node, row.addresses.peer_address);
-        }
-        let me = formed.identity;
-        let control = RaftControlPlane::start(RaftNode {
-            store: formed.store,
-            number_of_shards: cluster.number_of_shards,
-            session: incarnation.session,
+        let entry = Entry {
+            registry: Arc::clone(&registry),
+            disk: Arc::clone(&disk),
+            number_of_shards: settings.number_of_shards,
+            addresses: addresses.clone(),
             transport: Arc::clone(&transport),
-            addresses: book,
             settings: settings.cluster.raft()?,
             luck: rand::random(),
-        })
-        .await?;
+        };
+        let entered = entry.enter().await?;
+        let Entered {
+            cluster,
+            incarnation,
+            control,
+        } = entered.clone();
+        let node_id = incarnation.node;
         let region = Region::new(
             node_id,
             cluster.number_of_shards,
             Arc::clone(&transport),
             settings.region(),
         );
-        let coordinator = settings.coordinator();
-        let heart = Heart {
-            me,
-            control: control.clone(),
+        let leader = Leader::new(
+            node_id,
+            Arc::new(control.clone()),
+            Arc::clone(&registry),
             transport,
-            registry: Arc::clone(&registry),
-            times: settings.cluster.liveness()?,
-            settings: coordinator,
-            detector: settings.detector(),
-            coordinator: Arc::default(),
-        };
+            settings.leader(),
+        );
         let peers = Peers {
-            me,
+            me: StoreIdentity {
+                cluster_id: cluster.cluster_id,
+                generation: cluster.generation,
+                node: node_id,
+            },
             control: control.clone(),
-            heart: heart.clone(),
+            leader: leader.clone(),
             region: region.clone(),
         };
         let peer_task = tokio::spawn(peer_server::serve(
@@ -280,17 +280,21 @@ impl NodeBuilder {
             limits,
             closing.clone(),
         ));
-        if formed.forms {
-            control.form(Duration::from_secs(10)).await?;
-            registry.set_formed(node_id, me.generation).await?;
-        }
-        tokio::spawn(closing.clone().run_until_cancelled_owned(heart.clone().lead()));
-        let keeping = {
-            let (region, control, registry) =
-                (region.clone(), Arc::new(control.clone()), Arc::clone(&registry));
-            async move { region.run(control, registry).await }
+        let presence_task = AbortOnDropHandle::new(tokio::spawn(stay_present(
+            Arc::clone(&registry),
+            entered,
+            addresses.clone(),
+        )));
+        let until_closed = |work: Pin<Box<dyn Future<Output = ()> + Send>>| {
+            tokio::spawn(closing.clone().run_until_cancelled_owned(work));
         };
-        tokio::spawn(closing.clone().run_until_cancelled_owned(keeping));
+        let leading = leader.clone();
+        until_closed(Box::pin(async move { leading.lead().await }));
+        let journal_reach = JournalReach::default();
+        let (reach, watched) = (journal_reach.clone(), Arc::clone(&registry));
+        until_closed(Box::pin(async move { reach.watch(&*watched).await }));
+        let (keeping, kept) = (region.clone(), Arc::new(control.clone()));
+        until_closed(Box::pin(async move { keeping.run(kept, registry).await }));
 
         let served: Vec<_> = self
             .types
@@ -311,12 +315,15 @@ impl NodeBuilder {
             },
             control: control.clone(),
             region: region.clone(),
-            heart: heart.clone(),
+            leader: leader.clone(),
+            times: settings.cluster.liveness()?,
+            journal_reach,
+            cluster,
             types: self.types,
             storage: storage.clone(),
             engine_settings: settings.engine.clone(),
             reads: settings.cluster.reads,
-            data_dir,
+            disk,
             place: place.clone(),
             stopping: CancellationToken::new(),
         });
@@ -350,7 +357,7 @@ impl NodeBuilder {
                 intake: Arc::clone(&intake),
                 view: ClusterView {
                     control: control.clone(),
-                    heart,
+                    leader,
                 },
             },
         };
@@ -386,6 +393,7 @@ impl NodeBuilder {
             grpc_task,
             http_task,
             peer_task,
+            presence_task,
             close_on_drop,
         })
     }

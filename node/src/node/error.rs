@@ -1,14 +1,13 @@
 //! Why a node cannot start, or ended by itself.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use perennial_persistence::entity_types::RegistrationError;
 use perennial_persistence::registry::RegistryError;
 use perennial_persistence::storage::StorageError;
+use perennial_sharding::forming::entry::EntryError;
+use perennial_sharding::forming::presence::PresenceEnd;
 use perennial_sharding::raft::RaftError;
-use perennial_sharding::raft::store::RaftStoreError;
-use uuid::Uuid;
 
 use crate::config::InvalidClusterSettings;
 use crate::data_dir::DataDirError;
@@ -48,36 +47,18 @@ pub enum NodeError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The data directory belongs to another cluster.
-    #[error(
-        "the data directory {} belongs to node {node} of cluster {ours}, and the journal to cluster {theirs}: use \
-         the journal of that cluster, or an empty data directory", .path.display()
-    )]
-    ForeignDataDir {
-        /// The directory.
-        path: PathBuf,
-        /// The node in it.
-        node: u64,
-        /// The directory's cluster.
-        ours: Uuid,
-        /// The journal's cluster.
-        theirs: Uuid,
-    },
     /// The journal cannot be opened.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The database refused this node.
+    /// The database refused this node, or cannot be asked.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// Somebody emptied the data directory while the node ran.
-    #[error("the data directory {} does not say any more who the node is: restore it, or start as a new node", .path.display())]
-    DataDirLost {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// What the cluster's nodes agree on cannot be kept on this disk.
+    /// The node cannot enter the cluster.
     #[error(transparent)]
-    RaftStore(#[from] RaftStoreError),
+    Entry(#[from] EntryError),
+    /// The node cannot stay in the cluster as it is.
+    #[error("{0}: restart this node")]
+    Presence(#[from] PresenceEnd),
     /// The node has no part in the cluster's decisions any more.
     #[error(transparent)]
     Raft(#[from] RaftError),
