@@ -9,6 +9,10 @@
 //! `leader/duties.rs`, what takes longer; `heartbeats.rs`, the node's side.
 
 mod duties;
+#[cfg(test)]
+mod leader_test;
+#[cfg(test)]
+mod test_cluster;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -112,11 +116,10 @@ impl<C: ControlPlane> Leader<C> {
         let me = Some(inner.me);
         let mut leadership = inner.control.leadership();
         loop {
-            let Ok(elected) = leadership.wait_for(|now| now.leader == me).await else {
-                return;
+            let term = match leadership.wait_for(|now| now.leader == me).await {
+                Ok(elected) => elected.term,
+                Err(_) => return,
             };
-            let term = elected.term;
-            drop(elected);
             tracing::info!(term, "this node leads the cluster");
             tokio::select! {
                 _ = leadership.wait_for(|now| now.leader != me || now.term != term) => {}
