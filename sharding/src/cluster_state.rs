@@ -22,7 +22,7 @@ use uuid::Uuid;
 pub use queries::Owner;
 
 /// What the nodes of a cluster agree on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClusterState {
     /// Of the database's cluster row.
     pub cluster_id: Uuid,
@@ -41,7 +41,7 @@ pub struct ClusterState {
 }
 
 /// A node of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Given by the database, never used twice.
     pub node: NodeNr,
@@ -77,7 +77,7 @@ pub enum MemberStatus {
 }
 
 /// A shard: whose it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Shard {
     /// Its home.
     pub home: Home,
@@ -89,7 +89,7 @@ pub struct Shard {
 }
 
 /// The home of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Home {
     /// Nobody's.
     Unassigned,
@@ -112,7 +112,7 @@ pub enum Home {
 }
 
 /// Something that happened, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RecentEvent {
     /// Milliseconds since 1970, by the clock of the node that proposed it.
     pub at: u64,
@@ -122,7 +122,7 @@ pub struct RecentEvent {
 
 /// A change of the state, as it is replicated. Each can be applied twice, or too
 /// late, without harm: one that no longer fits changes nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ClusterCommand {
     /// A node comes, or comes back with a new session. The node has fenced its own
     /// earlier sessions before, so shards they owned have no owner any more.

@@ -56,7 +56,10 @@ pub trait ControlPlane: Send + Sync + 'static {
         command: ClusterCommand,
     ) -> impl Future<Output = Result<u64, ProposeError>> + Send;
 
-    /// Returns when a quorum has confirmed, after this call, that this node leads.
+    /// Returns when a quorum has confirmed, after this call, that this node leads, and
+    /// this node's state has everything that was committed before. Heartbeats are
+    /// acknowledged by it, so many calls are under way at once: they share rounds, each
+    /// served by one that begins after it.
     ///
     /// # Errors
     /// [`ProposeError::NoLeader`] when it does not, or no quorum answers in time.

@@ -4,9 +4,10 @@
 //! acknowledged. The leader counts from its *arrival*, and waits longer. So a node's
 //! lease has run out before its shards go to others, as long as clocks run at nearly
 //! the same rate. Reads rest on this; writes do not: they rest on the fence (I-2).
-//! Pure: `now` is an argument. Next: `failure_detector.rs`, the leader's side.
+//! Here is only how these times fit together. Next: `heartbeats.rs`, which keeps a
+//! node's lease, and `failure_detector.rs`, the leader's side.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Clocks of two nodes differ in rate by no more than one part in this many: far
 /// more than clocks do, to leave room for the time a check and its effect take.
@@ -125,42 +126,6 @@ pub fn stretched(time: Duration) -> Duration {
     time + time / DRIFT_DIVISOR
 }
 
-/// A node's lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
-    length: Duration,
-    valid_until: Option<Instant>,
-}
-
-impl Lease {
-    /// Not granted yet.
-    #[must_use]
-    pub fn new(length: Duration) -> Self {
-        Self {
-            length,
-            valid_until: None,
-        }
-    }
-
-    /// A heartbeat sent at this time was acknowledged. One that was sent before
-    /// another acknowledged one does not shorten the lease.
-    pub fn acknowledged(&mut self, sent: Instant) {
-        self.valid_until = self.valid_until.max(Some(sent + self.length));
-    }
-
-    /// Until when the node may serve, exclusive; `None` if it never might.
-    #[must_use]
-    pub fn valid_until(&self) -> Option<Instant> {
-        self.valid_until
-    }
-
-    /// Whether the node may serve at this time.
-    #[must_use]
-    pub fn valid_at(&self, now: Instant) -> bool {
-        self.valid_until.is_some_and(|until| now < until)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -190,22 +155,5 @@ mod tests {
         assert!(matches!(error, LivenessTimesError::LeaseTooShort { .. }));
         let error = LivenessTimes::new(ms(0), ms(1500), ms(9000)).unwrap_err();
         assert_eq!(error, LivenessTimesError::NoInterval);
-    }
-
-    #[test]
-    fn a_lease_runs_from_the_sending_of_the_latest_acknowledged_heartbeat() {
-        let start = Instant::now();
-        let mut lease = Lease::new(ms(1500));
-        assert!(!lease.valid_at(start), "nothing was acknowledged");
-        lease.acknowledged(start + ms(200));
-        assert!(lease.valid_at(start + ms(1699)));
-        assert!(!lease.valid_at(start + ms(1700)));
-        lease.acknowledged(start);
-        assert!(
-            lease.valid_at(start + ms(1699)),
-            "an earlier one is no news"
-        );
-        lease.acknowledged(start + ms(400));
-        assert!(lease.valid_at(start + ms(1899)));
     }
 }

@@ -101,7 +101,7 @@ async fn world() -> World {
     World {
         recorder,
         accepted: receiver,
-        transport: GrpcTransport::new(limits),
+        transport: GrpcTransport::new(limits, Some("127.0.0.2".parse().unwrap())),
         peer: Peer {
             node: NodeNr(2),
             // A name, as in a real cluster.

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ const NODES_MAX: usize = 256;
 #[derive(Debug)]
 pub struct GrpcTransport {
     limits: PeerLimits,
+    source: Option<IpAddr>,
     connections: Mutex<HashMap<NodeNr, Connections>>,
 }
 
@@ -58,11 +60,13 @@ struct Connections {
 }
 
 impl GrpcTransport {
-    /// No connection is made before it is needed.
+    /// No connection is made before it is needed. With a `source`, they come from
+    /// that address of this machine.
     #[must_use]
-    pub fn new(limits: PeerLimits) -> Self {
+    pub fn new(limits: PeerLimits, source: Option<IpAddr>) -> Self {
         Self {
             limits,
+            source,
             connections: Mutex::default(),
         }
     }
@@ -93,6 +97,7 @@ impl GrpcTransport {
     fn connections_to(&self, address: &str) -> Result<Connections, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .connect_timeout(CONNECT_TIMEOUT)
+            .local_address(self.source)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)

@@ -23,6 +23,8 @@ enum Step {
     Tick,
     /// Some proposal is committed; perhaps it comes again later.
     Commit(Index, bool),
+    /// Something comes again.
+    Repeat(Index),
     Lose(Index),
     Heartbeat(Index),
     Follow(Index, usize),
@@ -44,11 +46,12 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0_u64..1500).prop_map(Step::Pass),
         6 => Just(Step::Tick),
         12 => (index(), any::<bool>()).prop_map(|(which, again)| Step::Commit(which, again)),
+        2 => index().prop_map(Step::Repeat),
         1 => index().prop_map(Step::Lose),
         8 => index().prop_map(Step::Heartbeat),
         8 => (index(), 0_usize..10).prop_map(|(node, entries)| Step::Follow(node, entries)),
         8 => index().prop_map(Step::Work),
-        3 => Just(Step::EverythingWorks),
+        6 => Just(Step::EverythingWorks),
         1 => index().prop_map(Step::Kill),
         2 => (index(), any::<bool>()).prop_map(|(node, new)| Step::Restart(node, new)),
         1 => Just(Step::AddNode),
@@ -69,14 +72,17 @@ fn perform(world: &mut World, step: &Step) {
             let which = which.index(world.proposals.len());
             if *again {
                 let command = world.proposals[which].clone();
-                world.proposals.push(command);
+                world.repeats.push(command);
             }
             world.commit(which);
+        }
+        Step::Repeat(which) if !world.repeats.is_empty() => {
+            world.repeat(which.index(world.repeats.len()));
         }
         Step::Lose(which) if !world.proposals.is_empty() => {
             world.proposals.remove(which.index(world.proposals.len()));
         }
-        Step::Commit(..) | Step::Lose(_) => {}
+        Step::Commit(..) | Step::Repeat(_) | Step::Lose(_) => {}
         Step::Heartbeat(index) => world.heartbeat(node(index)),
         Step::Follow(index, entries) => world.follow(node(index), *entries),
         Step::Work(index) => world.work(node(index)),

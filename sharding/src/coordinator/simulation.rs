@@ -24,6 +24,8 @@ pub(super) struct World {
     pub(super) leader: Coordinator,
     /// Proposed and not committed yet.
     pub(super) proposals: Vec<ClusterCommand>,
+    /// Committed already, and to be committed again much later.
+    pub(super) repeats: Vec<ClusterCommand>,
     /// How many shards began to be handed off.
     pub(super) moves: usize,
     settings: CoordinatorSettings,
@@ -91,6 +93,7 @@ impl World {
             nodes: BTreeMap::new(),
             leader,
             proposals: Vec::new(),
+            repeats: Vec::new(),
             moves: 0,
             settings,
             detector,
@@ -198,6 +201,16 @@ impl World {
     /// Commits a proposal; the others are overtaken.
     pub(super) fn commit(&mut self, index: usize) {
         let command = self.proposals.remove(index);
+        self.commit_command(command);
+    }
+
+    /// Something that was committed before is committed again.
+    pub(super) fn repeat(&mut self, index: usize) {
+        let command = self.repeats.remove(index);
+        self.commit_command(command);
+    }
+
+    fn commit_command(&mut self, command: ClusterCommand) {
         let before = self.state.clone();
         self.log.push(command);
         let command = self.log.last().unwrap();
@@ -274,15 +287,16 @@ impl World {
     }
 
     /// A node asks to join until it is a member, starts anew when its session is
-    /// over, and ends when it was removed.
+    /// over or the journal refuses it, and ends when it was removed.
     fn mind_membership(&mut self, nr: NodeNr) {
         let node = self.nodes.get_mut(&nr).unwrap();
+        let fenced = self.journal.sessions.contains(&node.session());
         let current = node.view.is_current(nr, node.session());
         let member = node.view.member(nr);
         node.joined |= member.is_some_and(|member| member.session == node.session());
         if node.joined && node.view.member(nr).is_none() {
             node.alive = false;
-        } else if node.joined && !current && node.journal_in_reach {
+        } else if node.journal_in_reach && (node.joined && !current || fenced) {
             let version = node.version;
             self.restart(nr, version);
         } else if !node.joined {
@@ -354,6 +368,10 @@ impl World {
             if self.state.session_up(owner.node) != Some(owner.session) {
                 return Some(format!("shard {nr} is at {owner:?}, which is not up"));
             }
+            assert!(
+                self.journal.accepts(owner.session, nr, owner.epoch),
+                "shard {nr} is at {owner:?}, which cannot write to it"
+            );
         }
         let weights = super::weights(&self.state);
         for (node, share) in shares(self.state.number_of_shards(), &weights) {
