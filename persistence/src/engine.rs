@@ -18,6 +18,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::backoff::BackoffSettings;
 use crate::circuit_breaker::CircuitBreakerSettings;
 use crate::command::{Answer, Envelope};
+use crate::command_error::CommandError;
 use crate::durable_state::routing::route;
 use crate::entity_types::EntityTypes;
 use crate::handing_back::{EngineHooks, HandBackReason, HandedBack, TakeBack};
@@ -26,15 +27,17 @@ use crate::publication::{Publication, Subscription};
 use crate::replay_filter::ReplayFilterSettings;
 use crate::retention::RetentionSettings;
 use crate::runtime::confirmations::Confirmations;
+use crate::runtime::entity_deletion::EntityDeleter;
 use crate::runtime::group_commit::GroupCommit;
 use crate::runtime::guarded_journal::{GuardedJournal, GuardedRecoveries};
 use crate::runtime::recovery_driver::RecoveryDriver;
 use crate::runtime::residency::Residency;
 use crate::runtime::snapshot_writer::SnapshotWriter;
-use crate::runtime::worker::{IdleTimeouts, Worker, WorkerHandle};
+use crate::runtime::stash_budget::StashBudget;
+use crate::runtime::worker::{DeleteRequest, IdleTimeouts, Worker, WorkerHandle};
 use crate::sequence_nr::SequenceNr;
 use crate::storage::Storage;
-use crate::writer::{SessionUuid, ShardNr};
+use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 mod fence_watch;
 mod past_state;
@@ -54,9 +57,14 @@ pub struct EngineSettings {
     pub recovery_event_timeout: Duration,
     /// What is done about streams with two authors.
     pub replay_filter: ReplayFilterSettings,
-    /// Commands that may wait for one entity.
+    /// Commands that may wait for one entity, those it has put aside included. Beyond
+    /// it the next one is let in all the same if none waits to be handled: it may be the
+    /// one that brings back what was put aside.
     pub stash_capacity: usize,
-    /// What becomes of a further one.
+    /// Commands that may wait for all entities together; further ones are answered
+    /// STASH_FULL. An entity in memory for which none waits still gets its next one.
+    pub stash_total: usize,
+    /// What becomes of a command beyond `stash_capacity`.
     pub stash_overflow: StashOverflow,
     /// How long an entity stays down after it failed for a reason of its own.
     pub backoff: BackoffSettings,
@@ -89,6 +97,7 @@ impl Default for EngineSettings {
             recovery_event_timeout: Duration::from_secs(30),
             replay_filter: ReplayFilterSettings::default(),
             stash_capacity: 4096,
+            stash_total: 1_000_000,
             stash_overflow: StashOverflow::Reply,
             backoff: BackoffSettings::default(),
             circuit_breaker: CircuitBreakerSettings::default(),
@@ -111,8 +120,8 @@ pub enum StashOverflow {
     /// It is answered STASH_FULL.
     #[default]
     Reply,
-    /// It is answered STASH_FULL, and the entity fails: what waits is refused, and it
-    /// starts over when its back-off ends.
+    /// It is answered STASH_FULL, and the entity fails when what it has handled is
+    /// stored: what waits is refused, and it starts over when its back-off ends.
     Fail,
     /// It is answered OVERLOADED, with a warning in the log.
     Drop,
@@ -155,11 +164,13 @@ pub(crate) struct Shared {
     pub(crate) storage: Storage,
     journal_open: Arc<AtomicBool>,
     pub(crate) residency: Residency,
+    pub(crate) stash_budget: StashBudget,
     pub(crate) commit: GroupCommit,
     pub(crate) recoveries: RecoveryDriver,
     pub(crate) snapshots: SnapshotWriter,
     pub(crate) confirmations: Confirmations,
     take_back: TakeBack,
+    pub(crate) deleter: EntityDeleter,
     publication: Publication,
     workers: Arc<[WorkerHandle]>,
     fence: FenceWatch,
@@ -290,17 +301,20 @@ impl EntityEngine {
         };
         let confirmations = Confirmations::new(hooks.read_guard);
         confirmations.start(&storage.journal, session, &mut tasks.services);
+        let deleter = EntityDeleter::new(&storage, &snapshots);
         let shared = Arc::new(Shared {
             types,
             session,
             storage,
             journal_open,
             residency: Residency::new(settings.active_entity_limit, timeouts, count),
+            stash_budget: StashBudget::new(settings.stash_total),
             commit,
             recoveries,
             snapshots,
             confirmations,
             take_back: hooks.take_back,
+            deleter,
             publication,
             workers,
             fence: FenceWatch::default(),
@@ -390,6 +404,42 @@ impl EntityEngine {
     /// Commands that arrive meanwhile are kept and bring it back.
     pub async fn passivate(&self, shard: ShardNr, persistence_id: &PersistenceId) {
         self.worker(shard).passivate(persistence_id.clone()).await;
+    }
+
+    /// Deletes an entity for good: its events, its snapshots, and what is remembered
+    /// of its commands. Returns its highest number, which is kept: its next life
+    /// begins there, in its initial state; zero for one that never stored anything.
+    ///
+    /// In order with its commands: what it had accepted is finished before, what
+    /// arrives meanwhile is for the next life. An entity that is not in memory,
+    /// fails or backs off is deleted as well. Deleting again is the same as deleting
+    /// once. Safe to cancel: the deletion goes on.
+    ///
+    /// # Errors
+    /// [`CommandError::JournalUnavailable`] and [`CommandError::ShardUnavailable`]:
+    /// nothing is deleted. [`CommandError::DeletionUnfinished`]: ask again until it
+    /// is; the entity is as it was, or begins anew with rows of it left.
+    pub async fn delete(
+        &self,
+        shard: ShardNr,
+        epoch: Epoch,
+        persistence_id: &PersistenceId,
+    ) -> Result<SequenceNr, CommandError> {
+        let entity_type = persistence_id.entity_type();
+        if self.shared.types.get(entity_type).is_none() {
+            let entity_type = entity_type.to_owned();
+            return Err(CommandError::EntityTypeUnknown { entity_type });
+        }
+        let persistence_id = persistence_id.clone();
+        let request = |done| DeleteRequest {
+            persistence_id,
+            shard,
+            epoch,
+            done,
+        };
+        let deleted = self.worker(shard).delete(request).await;
+        let shard = shard.0;
+        deleted.unwrap_or(Err(CommandError::ShardUnavailable { shard }))
     }
 
     /// Events of all entities of this engine, as they are stored from now on.

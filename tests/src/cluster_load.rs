@@ -152,7 +152,10 @@ impl Book {
         self.latencies.sort_unstable();
         let last = self.latencies.len().saturating_sub(1);
         let place = (self.latencies.len() as f64 * part) as usize;
-        self.latencies.get(place.min(last)).copied().unwrap_or_default()
+        self.latencies
+            .get(place.min(last))
+            .copied()
+            .unwrap_or_default()
     }
 }
 

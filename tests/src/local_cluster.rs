@@ -502,7 +502,10 @@ fn peer_ip(node: usize) -> IpAddr {
 
 /// What keeps a cluster of so many nodes from being at rest.
 fn unrest(cluster: &GetClusterResponse, nodes: usize) -> Option<String> {
-    let up = cluster.members.iter().filter(|member| member.status == "up");
+    let up = cluster
+        .members
+        .iter()
+        .filter(|member| member.status == "up");
     let up = up.count();
     if up != nodes {
         return Some(format!("{up} of {nodes} nodes are up"));
@@ -515,7 +518,10 @@ fn unrest(cluster: &GetClusterResponse, nodes: usize) -> Option<String> {
     if restless > 0 {
         return Some(format!("{restless} shards have no home, or move"));
     }
-    let owned = cluster.members.iter().filter(|member| member.status == "up");
+    let owned = cluster
+        .members
+        .iter()
+        .filter(|member| member.status == "up");
     let owned: Vec<u32> = owned.map(|member| member.shards_owned).collect();
     let (least, most) = (owned.iter().min()?, owned.iter().max()?);
     (most - least > 1).then(|| format!("shards are not balanced: {owned:?}"))
