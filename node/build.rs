@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ],
         ["proto"],
     )?;
+    let between_nodes = protox::compile(["perennial/peer/v1/peer.proto"], ["proto"])?;
     // Served by reflection, so that grpcurl and the like need no proto files.
     let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(
@@ -26,5 +27,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // The same message as in the trailers of a failed call.
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        // As the entity's metadata is held on both sides.
+        .btree_map(".")
+        .compile_fds(between_nodes)?;
     Ok(())
 }

@@ -54,7 +54,7 @@ impl Admission {
     pub(crate) fn check_len(&self, len: usize) -> Result<(), CommandError> {
         if len > self.payload_len_max {
             return Err(CommandError::PayloadTooLarge {
-                what: "the command",
+                what: "the command".into(),
                 len,
                 limit: self.payload_len_max,
             });

@@ -51,7 +51,7 @@ enum Output {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a node to try things on, with a journal of its own.
-    Dev(run_node::NodeArgs),
+    Dev(run_node::DevArgs),
     /// Start a node to rely on.
     Serve(run_node::ServeArgs),
     /// Send one command to one entity.

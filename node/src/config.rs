@@ -2,12 +2,13 @@
 //! line flags over those.
 //!
 //! Each setting is one [`Key`]: name, default, documentation and how its text is
-//! understood, in `config/persistence.rs`, `config/node.rs` and
-//! `config/sharding.rs`; units are read in `config/value.rs`. What every key is
+//! understood, in `config/persistence.rs`, `config/node.rs`,
+//! `config/sharding.rs` and `config/cluster.rs`; units are read in `config/value.rs`. What every key is
 //! for is printed by `perennial config` and kept in `perennial.toml` beside this
 //! crate. Nothing below this crate reads files or the environment. Next:
 //! `node.rs`, which starts a node with them.
 
+mod cluster;
 mod node;
 mod persistence;
 mod sharding;
@@ -22,6 +23,9 @@ use perennial_persistence::backoff::InvalidBackoffSettings;
 use perennial_persistence::circuit_breaker::InvalidCircuitBreakerSettings;
 use perennial_persistence::engine::EngineSettings;
 use perennial_persistence::storage::{StorageOptions, StorageUrl};
+
+pub use self::cluster::{ClusterSettings, InvalidClusterSettings, Reads};
+pub use self::sharding::{ShardingSettings, Share};
 
 /// What a node can be told. Make one with [`Settings::default`] or
 /// [`Settings::load`].
@@ -39,6 +43,12 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Fixed when the cluster is formed.
     pub number_of_shards: u32,
+    /// How shards move.
+    pub sharding: ShardingSettings,
+    /// How nodes find out about each other.
+    pub cluster: ClusterSettings,
+    /// The node's share of the shards relative to others.
+    pub weight: u32,
 }
 
 /// One setting.
@@ -111,6 +121,9 @@ pub enum SettingsError {
     /// The circuit breaker's settings cannot work.
     #[error(transparent)]
     CircuitBreaker(#[from] InvalidCircuitBreakerSettings),
+    /// The cluster's times contradict each other.
+    #[error(transparent)]
+    Cluster(#[from] InvalidClusterSettings),
     /// The file cannot be read.
     #[error("cannot read the settings file {}: check the path and its permissions", .path.display())]
     Unreadable {
@@ -138,6 +151,9 @@ impl Default for Settings {
             max_in_flight: 0,
             drain_timeout: Duration::ZERO,
             number_of_shards: 0,
+            sharding: ShardingSettings::UNSET,
+            cluster: ClusterSettings::UNSET,
+            weight: 0,
         };
         for key in Self::keys() {
             // The texts are constants; `every_default_is_a_good_value` sets them all.
@@ -151,7 +167,7 @@ impl Default for Settings {
 impl Settings {
     /// Every key there is, in the order they are documented.
     pub fn keys() -> impl Iterator<Item = &'static Key> {
-        [persistence::KEYS, node::KEYS, sharding::KEYS]
+        [persistence::KEYS, node::KEYS, sharding::KEYS, cluster::KEYS]
             .into_iter()
             .flatten()
     }
@@ -187,6 +203,8 @@ impl Settings {
         }
         settings.engine.backoff.validate()?;
         settings.engine.circuit_breaker.validate()?;
+        settings.cluster.liveness()?;
+        settings.cluster.raft()?;
         Ok(settings)
     }
 

@@ -1,8 +1,8 @@
 //! The HTTP port: `/livez`, `/readyz` and `/metrics`. No entity data goes out
 //! here, so probes and scrapers need no rights.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
@@ -11,17 +11,18 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
-use perennial_persistence::engine::EntityEngine;
 
 use crate::metrics::LIVE_ENTITIES;
+use crate::node::engine_place::EnginePlace;
 
 /// Whether the node takes commands; false while it starts and once it stops.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Readiness(Arc<AtomicBool>);
 
 impl Readiness {
-    pub(crate) fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Relaxed);
+    /// Returns what it was before.
+    pub(crate) fn set(&self, ready: bool) -> bool {
+        self.0.swap(ready, Ordering::Relaxed)
     }
 
     fn is_ready(&self) -> bool {
@@ -33,15 +34,14 @@ impl Readiness {
 struct Shown {
     readiness: Readiness,
     metrics: PrometheusHandle,
-    /// There when the node has started.
-    engine: Arc<OnceLock<EntityEngine>>,
+    engine: EnginePlace,
 }
 
 /// The pages of the HTTP port.
 pub(crate) fn router(
     readiness: Readiness,
     metrics: PrometheusHandle,
-    engine: Arc<OnceLock<EntityEngine>>,
+    engine: EnginePlace,
 ) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
@@ -58,14 +58,15 @@ async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
     if shown.readiness.is_ready() {
         (StatusCode::OK, "ready\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "starting, rejoining or stopping\n",
+        )
     }
 }
 
 async fn metrics_text(State(shown): State<Shown>) -> impl IntoResponse {
-    if let Some(engine) = shown.engine.get() {
-        gauge!(LIVE_ENTITIES).set(engine.live_entities() as f64);
-    }
+    gauge!(LIVE_ENTITIES).set(shown.engine.live_entities() as f64);
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (content_type, shown.metrics.render())
 }

@@ -21,6 +21,7 @@ pub(crate) mod http;
 pub(crate) mod intake;
 pub(crate) mod metrics;
 pub mod node;
+pub mod peer;
 pub mod proto;
 pub mod samples;
 pub mod telemetry;

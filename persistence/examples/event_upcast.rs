@@ -192,6 +192,7 @@ async fn start<E: EventSourced>(
 async fn send(engine: &EntityEngine, json: &[u8]) -> Result<Reply, Box<dyn std::error::Error>> {
     let (reply_to, answer) = ReplyTo::ask();
     engine.deliver(Envelope {
+        arrival: 0,
         persistence_id: PersistenceId::new("contact", "ada")?,
         shard: ShardNr(0),
         epoch: Epoch(1),

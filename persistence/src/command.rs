@@ -109,6 +109,9 @@ pub struct Envelope {
     pub shard: ShardNr,
     /// Of the shard, when this envelope was routed.
     pub epoch: Epoch,
+    /// A number of the caller's, which comes back with a request that is handed back:
+    /// by it they can be put in order again.
+    pub arrival: u64,
     /// What is asked.
     pub request: Request,
     /// After this nobody waits for the answer any more.
@@ -154,8 +157,27 @@ pub enum ReplyTo {
         /// The caller's number for the command.
         correlation_id: u64,
     },
+    /// A region of another node, which finds another place for what is not begun.
+    Peer {
+        /// The reserved place.
+        place: mpsc::OwnedPermit<(u64, Told)>,
+        /// The other node's number for the request.
+        correlation_id: u64,
+    },
     /// Nobody: the sender told, and did not ask.
     Nobody,
+}
+
+/// What another node's region is told of a request.
+#[derive(Debug)]
+pub enum Told {
+    /// What came of it.
+    Answer(Answer),
+    /// It was not begun: route it anew, by a table of at least this index.
+    RouteAnew {
+        /// Of the table by which it is not begun here.
+        index: u64,
+    },
 }
 
 /// Settles, without clocks, whether a request was begun before its caller gave
@@ -213,7 +235,16 @@ impl ReplyTo {
     pub fn begin(&self) -> bool {
         match self {
             Self::AskForATime { handling, .. } => handling.begin(),
-            Self::Ask(_) | Self::Stream { .. } | Self::Nobody => true,
+            Self::Ask(_) | Self::Stream { .. } | Self::Peer { .. } | Self::Nobody => true,
+        }
+    }
+
+    /// Whether nobody can hear the answer any more, although somebody asked for it.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Ask(place) | Self::AskForATime { place, .. } => place.is_closed(),
+            Self::Stream { .. } | Self::Peer { .. } | Self::Nobody => false,
         }
     }
 
@@ -228,6 +259,12 @@ impl ReplyTo {
                 correlation_id,
             } => {
                 place.send((correlation_id, answer));
+            }
+            Self::Peer {
+                place,
+                correlation_id,
+            } => {
+                place.send((correlation_id, Told::Answer(answer)));
             }
             Self::Nobody => {}
         }

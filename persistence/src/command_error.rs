@@ -4,6 +4,7 @@
 //! been ([`Applied`]), and whether waiting helps ([`CommandError::retry_after`]).
 //! The gRPC status of each is decided in one place, in the `node` crate.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -123,7 +124,7 @@ pub enum CommandError {
     #[error("{what} has {len} bytes: at most {limit} are allowed")]
     PayloadTooLarge {
         /// "the command", "an event", ...
-        what: &'static str,
+        what: Cow<'static, str>,
         /// Its length in bytes.
         len: usize,
         /// The limit in bytes.

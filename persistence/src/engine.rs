@@ -3,13 +3,15 @@
 //! It knows shards as numbers and nothing of who owns them. Each shard belongs to
 //! one worker for good. Next: `runtime/worker.rs`.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -19,10 +21,12 @@ use crate::command::{Answer, Envelope};
 use crate::command_error::CommandError;
 use crate::durable_state::routing::route;
 use crate::entity_types::EntityTypes;
+use crate::handing_back::{EngineHooks, HandBackReason, HandedBack, TakeBack};
 use crate::persistence_id::PersistenceId;
 use crate::publication::{Publication, Subscription};
 use crate::replay_filter::ReplayFilterSettings;
 use crate::retention::RetentionSettings;
+use crate::runtime::confirmations::Confirmations;
 use crate::runtime::entity_deletion::EntityDeleter;
 use crate::runtime::group_commit::GroupCommit;
 use crate::runtime::guarded_journal::{GuardedJournal, GuardedRecoveries};
@@ -30,12 +34,15 @@ use crate::runtime::recovery_driver::RecoveryDriver;
 use crate::runtime::residency::Residency;
 use crate::runtime::snapshot_writer::SnapshotWriter;
 use crate::runtime::stash_budget::StashBudget;
-use crate::runtime::worker::{DeleteRequest, Worker, WorkerHandle};
+use crate::runtime::worker::{DeleteRequest, IdleTimeouts, Worker, WorkerHandle};
 use crate::sequence_nr::SequenceNr;
 use crate::storage::Storage;
 use crate::writer::{Epoch, SessionUuid, ShardNr};
 
+mod fence_watch;
 mod past_state;
+
+use fence_watch::FenceWatch;
 
 /// Limits and times of the engine. The defaults are those of the settings table
 /// in the README.
@@ -67,6 +74,8 @@ pub struct EngineSettings {
     pub retention: RetentionSettings,
     /// An entity without a request for so long leaves memory.
     pub idle_timeout: Duration,
+    /// The same for entity types that differ from the others.
+    pub idle_timeouts: BTreeMap<String, Duration>,
     /// Entities of the node in memory; beyond it the least recently used leave.
     pub active_entity_limit: usize,
     /// Largest event, reply and state, in bytes.
@@ -94,6 +103,7 @@ impl Default for EngineSettings {
             circuit_breaker: CircuitBreakerSettings::default(),
             retention: RetentionSettings::default(),
             idle_timeout: Duration::from_secs(120),
+            idle_timeouts: BTreeMap::new(),
             active_entity_limit: 100_000,
             max_payload: 1024 * 1024,
             queue_capacity: 20_000,
@@ -127,7 +137,7 @@ pub struct EntityDescription {
     /// Commands that wait.
     pub queued: usize,
     /// What it waits for, in words; empty when for nothing.
-    pub waiting_for: &'static str,
+    pub waiting_for: Cow<'static, str>,
 }
 
 /// Where an entity is in its life.
@@ -158,10 +168,12 @@ pub(crate) struct Shared {
     pub(crate) commit: GroupCommit,
     pub(crate) recoveries: RecoveryDriver,
     pub(crate) snapshots: SnapshotWriter,
+    pub(crate) confirmations: Confirmations,
+    take_back: TakeBack,
     pub(crate) deleter: EntityDeleter,
     publication: Publication,
     workers: Arc<[WorkerHandle]>,
-    fenced: watch::Sender<bool>,
+    fence: FenceWatch,
 }
 
 impl Shared {
@@ -174,9 +186,14 @@ impl Shared {
         self.journal_open.load(Ordering::Relaxed)
     }
 
-    /// The journal refuses this session's writes.
-    pub(crate) fn report_fenced(&self) {
-        self.fenced.send_replace(true);
+    /// The journal refused a write: of the shard, or of the whole session?
+    pub(crate) fn suspect_fence(&self) {
+        self.fence.suspect(&self.storage.journal, self.session);
+    }
+
+    /// Gives requests of an entity back.
+    pub(crate) fn hand_back(&self, reason: HandBackReason, envelopes: Vec<Envelope>) {
+        (self.take_back)(HandedBack { reason, envelopes });
     }
 }
 
@@ -194,6 +211,22 @@ struct EngineTasks {
     services: JoinSet<()>,
 }
 
+/// A shard whose entities are leaving memory.
+#[derive(Debug)]
+pub struct ShardStop {
+    /// Which.
+    pub shard: ShardNr,
+    /// Told by dropping.
+    all_left: oneshot::Receiver<()>,
+}
+
+impl ShardStop {
+    /// Returns when they have left. Safe to cancel.
+    pub async fn all_left(&mut self) {
+        let _ = (&mut self.all_left).await;
+    }
+}
+
 impl EntityEngine {
     /// Starts workers, journal lanes and the recovery driver. Needs a tokio
     /// runtime. `session` must have been begun with the storage's registry, so
@@ -204,6 +237,18 @@ impl EntityEngine {
         storage: Storage,
         session: SessionUuid,
         settings: EngineSettings,
+    ) -> Self {
+        Self::start_in_cluster(types, storage, session, settings, EngineHooks::default())
+    }
+
+    /// As [`EntityEngine::start`], where shards move between nodes.
+    #[must_use]
+    pub fn start_in_cluster(
+        types: EntityTypes,
+        storage: Storage,
+        session: SessionUuid,
+        settings: EngineSettings,
+        hooks: EngineHooks,
     ) -> Self {
         let settings = Arc::new(settings);
         let count = settings.workers.max(1);
@@ -250,21 +295,29 @@ impl EntityEngine {
         );
         let recoveries = RecoveryDriver::start(&storage, &settings, &mut tasks.services);
         let snapshots = SnapshotWriter::new(&storage);
+        let timeouts = IdleTimeouts {
+            default: settings.idle_timeout,
+            by_type: settings.idle_timeouts.clone(),
+        };
+        let confirmations = Confirmations::new(hooks.read_guard);
+        confirmations.start(&storage.journal, session, &mut tasks.services);
         let deleter = EntityDeleter::new(&storage, &snapshots);
         let shared = Arc::new(Shared {
             types,
             session,
             storage,
             journal_open,
-            residency: Residency::new(settings.active_entity_limit, count),
+            residency: Residency::new(settings.active_entity_limit, timeouts, count),
             stash_budget: StashBudget::new(settings.stash_total),
             commit,
             recoveries,
             snapshots,
+            confirmations,
+            take_back: hooks.take_back,
             deleter,
             publication,
             workers,
-            fenced: watch::Sender::new(false),
+            fence: FenceWatch::default(),
             settings: Arc::clone(&settings),
         });
         for (number, queues) in queues.into_iter().enumerate() {
@@ -281,6 +334,43 @@ impl EntityEngine {
     /// Hands a request to its entity. Never waits; always answers (I-8).
     pub fn deliver(&self, envelope: Envelope) {
         self.worker(envelope.shard).deliver(envelope);
+    }
+
+    /// As [`EntityEngine::deliver`]; gives the request back if there is no room for it
+    /// now, or the engine is stopping.
+    ///
+    /// # Errors
+    /// The request itself: try again later.
+    #[expect(clippy::result_large_err, reason = "it is handed on, not reported")]
+    pub fn offer(&self, envelope: Envelope) -> Result<(), Envelope> {
+        self.worker(envelope.shard).offer(envelope)
+    }
+
+    /// Takes the entities of shards out of memory. Call it when nothing is delivered
+    /// to them any more. What they have stored or are storing is finished and
+    /// answered; what waits is handed back to [`EngineHooks::take_back`]. Work that an
+    /// entity runs outside is waited for, at most for `limit`, then the command that
+    /// waits for it is handed back too.
+    ///
+    /// Returns for each shard a future that ends when its entities have left. Only an
+    /// append whose outcome is not known keeps one for longer than `limit`.
+    ///
+    /// Safe to cancel; the shards stop all the same, or have not begun to.
+    pub async fn stop_shards(&self, shards: &[ShardNr], limit: Duration) -> Vec<ShardStop> {
+        let workers = self.shared.workers();
+        let mut of_worker: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
+        let mut stops = Vec::with_capacity(shards.len());
+        for &shard in shards {
+            let (left, all_left) = oneshot::channel();
+            of_worker[shard.0 as usize % workers.len()].push((shard, left));
+            stops.push(ShardStop { shard, all_left });
+        }
+        for (worker, shards) in workers.iter().zip(of_worker) {
+            if !shards.is_empty() {
+                worker.stop_shards(shards, limit).await;
+            }
+        }
+        stops
     }
 
     /// The state at a past number, computed from snapshot and events without
@@ -306,7 +396,7 @@ impl EntityEngine {
             state: EntityState::Passive,
             sequence_nr: SequenceNr::ZERO,
             queued: 0,
-            waiting_for: "",
+            waiting_for: Cow::Borrowed(""),
         })
     }
 
@@ -364,13 +454,33 @@ impl EntityEngine {
         self.shared.residency.live()
     }
 
+    /// From now on so many entities of the node stay in memory. If there are more, the
+    /// least recently used leave, a thousand from each worker in a tenth of a second.
+    pub fn set_active_entity_limit(&self, limit: usize) {
+        self.shared.residency.set_limit(limit);
+    }
+
+    /// From now on an entity without a request for so long leaves memory, in general
+    /// and for entity types that differ. Time that has passed counts.
+    pub fn set_idle_timeouts(&self, default: Duration, by_type: BTreeMap<String, Duration>) {
+        let timeouts = IdleTimeouts { default, by_type };
+        self.shared.residency.set_timeouts(timeouts);
+        for worker in self.shared.workers() {
+            worker.idle_timeouts_changed();
+        }
+    }
+
     /// Returns when the journal has refused a write because this node's session
     /// is fenced: another process has taken its place, and this one must stop or
     /// rejoin with a new session. Safe to cancel.
     pub async fn fenced(&self) {
-        let mut fenced = self.shared.fenced.subscribe();
-        // The sender lives as long as `self`.
-        let _ = fenced.wait_for(|&fenced| fenced).await;
+        self.shared.fence.fenced().await;
+    }
+
+    /// The session under which it writes.
+    #[must_use]
+    pub fn session(&self) -> SessionUuid {
+        self.shared.session
     }
 
     /// Finishes what entities have accepted, refuses what is new with
@@ -387,6 +497,7 @@ impl EntityEngine {
             }
         }
         self.shared.snapshots.finished().await;
+        self.shared.confirmations.finished().await;
         tasks.services.shutdown().await;
     }
 

@@ -363,6 +363,16 @@ pub trait Journal: Send + Sync + 'static {
     /// for the same stream. Returns one outcome per append, in order.
     async fn append(&self, session: SessionUuid, lane: usize, batch: &[Append]) -> Vec<Appended>;
 
+    /// Whether the session may write to these shards under these epochs, one answer
+    /// for each in order. "No" stays true for ever; "yes" was true at some moment
+    /// after the call began, which confirms what was read before. Under
+    /// [`Epoch::LAST`] it says whether the session is fenced as a whole.
+    async fn may_write(
+        &self,
+        session: SessionUuid,
+        shards: &[(ShardNr, Epoch)],
+    ) -> Result<Vec<bool>, JournalError>;
+
     /// Events in ascending order. Fewer than `max_events` mean either that the
     /// byte limit was reached or that the range is exhausted; an empty answer
     /// means that it is exhausted.

@@ -84,6 +84,7 @@
 //!
 //! let (reply_to, answer) = ReplyTo::ask();
 //! engine.deliver(Envelope {
+//!     arrival: 0,
 //!     persistence_id: PersistenceId::new("counter", "apples")?,
 //!     shard: ShardNr(0),
 //!     epoch: Epoch(1),
@@ -301,7 +302,8 @@
 //!
 //! * The way of a command: [`command`] (what is sent), [`engine`] (who takes it),
 //!   `runtime/worker.rs` and `runtime/cell.rs` (who handles it),
-//!   `runtime/group_commit.rs` and [`journal`] (who stores it).
+//!   `runtime/group_commit.rs` and [`journal`] (who stores it). Where shards move:
+//!   [`handing_back`], [`lease`].
 //! * Decisions without I/O: [`persisting`], [`replay_filter`], [`retention`],
 //!   [`recovery_permits`], [`idle_order`], [`backoff`], [`circuit_breaker`],
 //!   [`command_id_cache`].
@@ -330,8 +332,10 @@ pub mod entity_types;
 pub mod event_adapter;
 pub mod event_sourced;
 pub mod global_order;
+pub mod handing_back;
 pub mod idle_order;
 pub mod journal;
+pub mod lease;
 pub mod payload;
 pub mod persistence_id;
 pub mod persisting;

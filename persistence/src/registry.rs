@@ -1,8 +1,9 @@
 //! The database's book of the cluster, its nodes and their sessions.
 //!
 //! This is what a node asks before it serves: which cluster does this database
-//! belong to, who am I, and are my earlier sessions fenced? Where shards live is
-//! not in it. Implementations stand beside the journals', in `registry/`.
+//! belong to, who forms it, who am I, where are the others, and are my earlier
+//! sessions fenced? Where shards live is not in it. Implementations stand beside the
+//! journals', in `registry/`.
 
 #[cfg(feature = "testing")]
 pub mod conformance;
@@ -11,6 +12,7 @@ pub(crate) mod postgres;
 pub(crate) mod sqlite;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::writer::{Epoch, SessionUuid, ShardNr};
@@ -27,7 +29,9 @@ pub struct ClusterIdentity {
 }
 
 /// Number of a node, minted by the database; never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct NodeNr(pub u64);
 
 /// One run of one node.
@@ -39,7 +43,45 @@ pub struct Incarnation {
     pub number: u64,
     /// The session under which this incarnation writes.
     pub session: SessionUuid,
+    /// Of the cluster when the session began; 0 before there was one.
+    pub generation: u32,
 }
+
+/// How far the forming of the cluster has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Formation {
+    /// Which generation of the cluster.
+    pub generation: u32,
+    /// Whether it is formed: only then can nodes join.
+    pub formed: bool,
+    /// Who forms it, or has formed it.
+    pub forming: Option<NodeNr>,
+}
+
+/// Where a node is: each host and port, a name rather than a number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeAddresses {
+    /// For clients.
+    pub address: String,
+    /// For other nodes.
+    pub peer_address: String,
+}
+
+/// A node that has announced where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRow {
+    /// The node.
+    pub node: NodeNr,
+    /// How often it has started.
+    pub incarnation: u64,
+    /// Where it says it is.
+    pub addresses: NodeAddresses,
+    /// Grows with every sign of life: a node is alive while this changes.
+    pub seen: u64,
+}
+
+/// So many nodes are listed at most; a cluster is far smaller.
+pub const NODES_LISTED_MAX: usize = 1_000;
 
 /// Why the registry refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +106,9 @@ pub enum RegistryError {
         /// In the configuration.
         configured: u32,
     },
+    /// There is no cluster in this database yet.
+    #[error("the database has no cluster yet: ask for the cluster first")]
+    NotACluster,
     /// The data directory belongs to a node the database does not know.
     #[error(
         "node {} is not known to this database: the data directory belongs to another cluster; use the \
@@ -86,6 +131,64 @@ pub trait Registry: Send + Sync + 'static {
 
     /// A node number that was never given out before.
     async fn mint_node(&self) -> Result<NodeNr, RegistryError>;
+
+    /// How far the forming of the cluster has come.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotACluster`] before [`Registry::cluster`] was called.
+    async fn formation(&self) -> Result<Formation, RegistryError>;
+
+    /// Makes `node` the one that forms the cluster, if the formation is still what
+    /// was seen: unformed and, in any case, with somebody else or nobody forming it.
+    /// Taking it from somebody raises the generation, so that what that one has made
+    /// is of no use any more. Returns the formation as it is then.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotACluster`].
+    async fn claim_forming(
+        &self,
+        node: NodeNr,
+        seen: Formation,
+    ) -> Result<Formation, RegistryError>;
+
+    /// Declares the generation formed, if `node` is still the one that forms it.
+    /// Returns whether it is; repeated, it says so again.
+    async fn set_formed(&self, node: NodeNr, generation: u32) -> Result<bool, RegistryError>;
+
+    /// Begins a new generation because what the nodes of this one agreed on is lost.
+    /// Changes nothing if that has been done, or it was never formed. Returns the
+    /// formation as it is then.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotACluster`].
+    async fn reform(&self, generation: u32) -> Result<Formation, RegistryError>;
+
+    /// Fences every session that began before this generation, of any node, waiting
+    /// for appends in flight. A session that begins at the same time either counts
+    /// as of this generation or is fenced (I-2). Idempotent.
+    async fn fence_earlier_generations(&self, generation: u32) -> Result<(), RegistryError>;
+
+    /// Announces where a node is. An address is of one node: whoever had announced
+    /// the same peer address before has none any more.
+    ///
+    /// # Errors
+    /// [`RegistryError::NodeUnknown`] when the node was never minted here.
+    async fn announce(&self, node: NodeNr, addresses: &NodeAddresses) -> Result<(), RegistryError>;
+
+    /// Gives a sign of life. Returns whether the address is still this node's;
+    /// another one may have announced it.
+    async fn give_sign(
+        &self,
+        node: NodeNr,
+        addresses: &NodeAddresses,
+    ) -> Result<bool, RegistryError>;
+
+    /// Forgets where a node is, because it left the cluster for good.
+    async fn withdraw(&self, node: NodeNr) -> Result<(), RegistryError>;
+
+    /// The nodes that have announced where they are, the last seen first; at most
+    /// [`NODES_LISTED_MAX`].
+    async fn nodes(&self) -> Result<Vec<NodeRow>, RegistryError>;
 
     /// Begins an incarnation: fences every earlier session of the node, waiting
     /// for its appends in flight, and opens a new one. When this returns no

@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// One incarnation of one entity. Drawn afresh at every recovery.
@@ -18,16 +19,23 @@ use uuid::Uuid;
 pub struct WriterUuid(pub Uuid);
 
 /// One incarnation of one node, as the journal knows it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionUuid(pub Uuid);
 
 /// Number of a shard. Opaque to persistence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShardNr(pub u32);
 
 /// How often a shard has been given to an owner; grows with every change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// No fence of a shard reaches it: who may write under it may write at all.
+    pub const LAST: Self = Self(i64::MAX as u64);
+}
 
 macro_rules! show_as_inner {
     ($($name:ident),*) => {$(

@@ -18,6 +18,8 @@ mod flawed_storage;
 mod grouping;
 #[path = "engine/life.rs"]
 mod life;
+#[path = "engine/limits.rs"]
+mod limits;
 #[path = "engine/outage.rs"]
 mod outage;
 #[path = "engine/random.rs"]

@@ -4,5 +4,17 @@
 //! what moves between nodes. The [`region`] is the door: every command of a node
 //! goes through it. This crate knows neither gRPC nor SQL.
 
+pub mod allocation;
+pub mod cluster_state;
+pub mod control_plane;
+pub mod coordinator;
+pub mod failure_detector;
+pub mod forming;
+pub mod heartbeats;
+pub mod leader;
+pub mod lease;
+pub mod peer;
+pub mod raft;
 pub mod region;
+pub mod ring;
 pub mod shard_id;

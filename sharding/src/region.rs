@@ -1,30 +1,69 @@
 //! The shard region: finds an entity's home and hands requests to it.
 //!
 //! Every request of a node enters here, wherever it comes from. The region turns
-//! the entity's name into a shard and the shard into a home. In a cluster of one
-//! every shard lives on this node, under one epoch. It knows nothing of gRPC nor
-//! of what entities do. Next: `engine.rs` of the persistence crate, which takes
-//! the request to the entity.
+//! the entity's name into a shard, and the shard into a home by the state of the
+//! cluster that this node has: it never asks another node where a shard is. A
+//! request for an entity of this node goes to the engine at once. One for an entity
+//! of another node goes there over the link between the two. One for a shard that
+//! has no home at present waits, bounded in number and time.
+//!
+//! Parts: `region/slot.rs` (one shard) with `route.rs` (what happens to its commands,
+//! pure), `link.rs` and `arrivals.rs` (between nodes), `keeper.rs` (in step with the
+//! cluster), `departures.rs` (handoff, at the owner), `fencing.rs` (takeover). It knows nothing of gRPC nor
+//! of what entities do, and does not decide where shards live. Next: `engine.rs` of
+//! the persistence crate, which takes the request to the entity.
 
-use std::time::Instant;
+mod arrivals;
+mod departures;
+mod fencing;
+mod figures;
+mod inner;
+mod keeper;
+mod link;
+mod parcel;
+mod route;
+mod settings;
+mod slot;
 
-use perennial_persistence::command::{Answer, Envelope, ReplyTo, Request};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use perennial_persistence::command::{Answer, ReplyTo, Request};
 use perennial_persistence::command_error::CommandError;
-use perennial_persistence::engine::{EntityDescription, EntityEngine};
+use perennial_persistence::engine::{EntityDescription, EntityEngine, EntityState};
+use perennial_persistence::handing_back::{EngineHooks, ReadGuard};
+use perennial_persistence::lease::ReadLease;
 use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::registry::{NodeNr, Registry};
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::writer::{Epoch, ShardNr};
 
-use crate::shard_id::shard_of;
+use crate::control_plane::ControlPlane;
+use crate::peer::{AcceptedStream, PeerError, PeerRequest, PeerResponse, PeerTransport};
+
+pub use settings::RegionSettings;
+
+use inner::Inner;
+use keeper::Keeper;
+use route::{Direction, Owner};
+use slot::Host;
 
 /// The epoch of every shard of a cluster of one: nothing ever moves.
 const ONLY_EPOCH: Epoch = Epoch(1);
+/// How long another node may take to describe an entity.
+const DESCRIBE_MAX: Duration = Duration::from_secs(2);
+/// How long another node may take to passivate an entity, which finishes what it has
+/// accepted.
+const PASSIVATE_MAX: Duration = Duration::from_secs(30);
+
+/// How long another node may take to delete an entity, however long its history.
+const DELETE_MAX: Duration = Duration::from_secs(300);
 
 /// The shard region of a node; cheap to clone.
 #[derive(Clone)]
 pub struct Region {
-    engine: EntityEngine,
-    number_of_shards: u32,
+    inner: Arc<Inner>,
+    transport: Option<Arc<dyn PeerTransport>>,
 }
 
 /// Where an entity lives and what it is doing.
@@ -32,6 +71,8 @@ pub struct Region {
 pub struct EntityPlacement {
     /// The entity's shard.
     pub shard: ShardNr,
+    /// The owner of the shard; `None` while it has none.
+    pub node: Option<NodeNr>,
     /// Of the shard.
     pub epoch: Epoch,
     /// What the entity is doing.
@@ -40,18 +81,128 @@ pub struct EntityPlacement {
 
 impl Region {
     /// A region of a cluster of one: every shard lives here.
+    ///
+    /// # Panics
+    /// When there are no shards, or more than 1,048,576, which configuration refuses.
     #[must_use]
     pub fn single_node(engine: EntityEngine, number_of_shards: u32) -> Self {
-        Self {
+        let settings = RegionSettings::default();
+        let inner = Inner::new(NodeNr::default(), number_of_shards, settings);
+        let host = Arc::new(Host {
+            session: engine.session(),
             engine,
-            number_of_shards,
+            lease: None,
+        });
+        for shard in inner.shards() {
+            let mut slot = inner.lock(shard);
+            inner.redirect(&mut slot, Direction::Here(ONLY_EPOCH));
+            slot.owned_here = Some(ONLY_EPOCH);
+            slot.host = Some(Arc::clone(&host));
         }
+        inner.set_host(Some(host));
+        Self {
+            inner: Arc::new(inner),
+            transport: None,
+        }
+    }
+
+    /// The region of a node of a cluster. It owns nothing before [`Region::host`], and
+    /// is in step with the cluster while [`Region::run`] is polled.
+    ///
+    /// # Panics
+    /// As [`Region::single_node`].
+    #[must_use]
+    pub fn new(
+        node: NodeNr,
+        number_of_shards: u32,
+        transport: Arc<dyn PeerTransport>,
+        settings: RegionSettings,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner::new(node, number_of_shards, settings)),
+            transport: Some(transport),
+        }
+    }
+
+    /// What an engine of this region is started with.
+    #[must_use]
+    pub fn engine_hooks(&self, read_guard: ReadGuard) -> EngineHooks {
+        let inner = Arc::downgrade(&self.inner);
+        EngineHooks {
+            take_back: Arc::new(move |handed_back| match inner.upgrade() {
+                Some(inner) => inner.take_back(handed_back),
+                // Without a region there is nobody left to route for.
+                None => (EngineHooks::default().take_back)(handed_back),
+            }),
+            read_guard,
+        }
+    }
+
+    /// This node serves the shards that its engine's session owns, for as long as the
+    /// lease holds. The engine is one that was started with
+    /// [`Region::engine_hooks`].
+    pub fn host(&self, engine: EntityEngine, lease: ReadLease) {
+        let host = Host {
+            session: engine.session(),
+            engine,
+            lease: Some(lease),
+        };
+        self.inner.set_host(Some(Arc::new(host)));
+    }
+
+    /// The session is over: nothing is given to its engine any more, which is
+    /// returned, to be stopped. Commands wait until the node serves again or the
+    /// shards have another home.
+    pub fn leave(&self) -> Option<EntityEngine> {
+        let host = self.inner.set_host(None)?;
+        for shard in self.inner.shards() {
+            self.inner.change(shard, |slot| {
+                if matches!(slot.route.direction(), Direction::Here(_)) {
+                    self.inner.redirect(slot, Direction::Nowhere);
+                }
+            });
+        }
+        Some(host.engine.clone())
+    }
+
+    /// Keeps the region in step with the cluster until the control plane ends. Poll
+    /// it for as long as the node lives; when it is dropped, links break.
+    pub async fn run<C: ControlPlane>(&self, control: Arc<C>, registry: Arc<dyn Registry>) {
+        let Some(transport) = self.transport.clone() else {
+            // A cluster of one is always in step.
+            return std::future::pending().await;
+        };
+        let inner = Arc::clone(&self.inner);
+        Keeper::new(inner, transport, control, registry).run().await;
+    }
+
+    /// Serves a stream of commands from another node until it ends.
+    ///
+    /// # Errors
+    /// [`PeerError::WrongPeer`] when it is not for this node, or from another cluster
+    /// or generation.
+    pub async fn accept(&self, stream: AcceptedStream) -> Result<(), PeerError> {
+        if let Err(message) = self.inner.check(&stream.header) {
+            return Err(PeerError::WrongPeer {
+                node: stream.header.to,
+                address: String::new(),
+                message,
+            });
+        }
+        arrivals::serve(Arc::clone(&self.inner), stream).await;
+        Ok(())
     }
 
     /// The shard of an entity.
     #[must_use]
     pub fn shard_of(&self, persistence_id: &PersistenceId) -> ShardNr {
-        shard_of(persistence_id, self.number_of_shards)
+        self.inner.shard_of(persistence_id)
+    }
+
+    /// Commands that wait for a home of their shard.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.inner.waiting()
     }
 
     /// Sends a request to its entity. Never waits; always answers.
@@ -62,20 +213,13 @@ impl Region {
         deadline: Option<Instant>,
         reply_to: ReplyTo,
     ) {
-        let shard = self.shard_of(&persistence_id);
-        self.engine.deliver(Envelope {
-            persistence_id,
-            shard,
-            epoch: ONLY_EPOCH,
-            request,
-            deadline,
-            reply_to,
-        });
+        self.inner
+            .deliver(persistence_id, request, deadline, reply_to);
     }
 
     /// Sends a request and waits for the answer. The deadline is checked before the
     /// entity handles the request; waiting no longer than that is the caller's
-    /// business. Dropping the future does not take the request back.
+    /// business. Dropping the future does not take a request back that has begun.
     pub async fn ask(
         &self,
         persistence_id: PersistenceId,
@@ -89,33 +233,164 @@ impl Region {
         answer.await.unwrap_or(Err(CommandError::OwnerLost))
     }
 
-    /// The state at a past number; see [`EntityEngine::state_at`].
+    /// The state at a past number, on whatever node; see [`EntityEngine::state_at`].
+    ///
+    /// # Errors
+    /// Those, and [`CommandError::ShardUnavailable`] while this node has no engine.
     pub async fn state_at(&self, persistence_id: &PersistenceId, nr: SequenceNr) -> Answer {
-        self.engine.state_at(persistence_id, nr).await
+        let Some(host) = self.inner.host() else {
+            let shard = self.shard_of(persistence_id).0;
+            return Err(CommandError::ShardUnavailable { shard });
+        };
+        host.engine.state_at(persistence_id, nr).await
     }
 
-    /// Where an entity lives and what it is doing.
-    pub async fn describe(&self, persistence_id: &PersistenceId) -> EntityPlacement {
-        let shard = self.shard_of(persistence_id);
-        EntityPlacement {
-            shard,
-            epoch: ONLY_EPOCH,
-            entity: self.engine.describe(shard, persistence_id).await,
+    /// Where an entity lives and what it is doing, by its owner's word.
+    ///
+    /// # Errors
+    /// [`CommandError::ShardUnavailable`] when the owner does not answer.
+    pub async fn describe(
+        &self,
+        persistence_id: &PersistenceId,
+    ) -> Result<EntityPlacement, CommandError> {
+        if let Some((epoch, entity)) = self.describe_here(persistence_id).await {
+            return Ok(self.placement(persistence_id, Some(self.inner.node), epoch, entity));
+        }
+        let Some(owner) = self.owner_of(persistence_id) else {
+            let entity = EntityDescription {
+                state: EntityState::Passive,
+                sequence_nr: SequenceNr::ZERO,
+                queued: 0,
+                waiting_for: "a home of its shard".into(),
+            };
+            return Ok(self.placement(persistence_id, None, Epoch::default(), entity));
+        };
+        let request = PeerRequest::Describe(persistence_id.clone());
+        match self.ask_owner(owner, request, DESCRIBE_MAX).await {
+            Some(PeerResponse::Described(Some((epoch, entity)))) => {
+                Ok(self.placement(persistence_id, Some(owner.node), epoch, entity))
+            }
+            _ => Err(self.unavailable(persistence_id)),
         }
     }
 
-    /// Deletes an entity for good; see [`EntityEngine::delete`].
-    ///
-    /// # Errors
-    /// Those of [`EntityEngine::delete`].
-    pub async fn delete(&self, persistence_id: &PersistenceId) -> Result<SequenceNr, CommandError> {
+    /// What an entity is doing, and the epoch of its shard, if this node owns it.
+    pub async fn describe_here(
+        &self,
+        persistence_id: &PersistenceId,
+    ) -> Option<(Epoch, EntityDescription)> {
         let shard = self.shard_of(persistence_id);
-        self.engine.delete(shard, ONLY_EPOCH, persistence_id).await
+        let (epoch, host) = self.hosted(shard)?;
+        let entity = host.engine.describe(shard, persistence_id).await;
+        Some((epoch, entity))
     }
 
-    /// Takes an entity out of memory; returns when it has left or was not there.
-    pub async fn passivate(&self, persistence_id: &PersistenceId) {
+    /// Takes an entity out of memory, wherever it is; returns when it has left or was
+    /// not there.
+    ///
+    /// # Errors
+    /// [`CommandError::ShardUnavailable`] when the owner does not answer.
+    pub async fn passivate(&self, persistence_id: &PersistenceId) -> Result<(), CommandError> {
+        if self.passivate_here(persistence_id).await {
+            return Ok(());
+        }
+        let Some(owner) = self.owner_of(persistence_id) else {
+            // Without a home it is not in memory, or about to leave it.
+            return Ok(());
+        };
+        let request = PeerRequest::Passivate(persistence_id.clone());
+        match self.ask_owner(owner, request, PASSIVATE_MAX).await {
+            Some(PeerResponse::Done) => Ok(()),
+            _ => Err(self.unavailable(persistence_id)),
+        }
+    }
+
+    /// As [`Region::passivate`], if this node owns the entity's shard; `false` if not.
+    pub async fn passivate_here(&self, persistence_id: &PersistenceId) -> bool {
         let shard = self.shard_of(persistence_id);
-        self.engine.passivate(shard, persistence_id).await;
+        let Some((_, host)) = self.hosted(shard) else {
+            return false;
+        };
+        host.engine.passivate(shard, persistence_id).await;
+        true
+    }
+
+    /// Deletes an entity for good, wherever it is; see [`EntityEngine::delete`].
+    ///
+    /// # Errors
+    /// Those of [`EntityEngine::delete`]; [`CommandError::ShardUnavailable`] when the shard
+    /// has no home, and [`CommandError::OwnerLost`] when the owner does not say what came
+    /// of it. Deleting can be repeated.
+    pub async fn delete(&self, persistence_id: &PersistenceId) -> Result<SequenceNr, CommandError> {
+        if let Some(deleted) = self.delete_here(persistence_id).await {
+            return deleted;
+        }
+        let Some(owner) = self.owner_of(persistence_id) else {
+            return Err(self.unavailable(persistence_id));
+        };
+        let request = PeerRequest::Delete(persistence_id.clone());
+        match self.ask_owner(owner, request, DELETE_MAX).await {
+            Some(PeerResponse::Deleted(Some(deleted))) => deleted,
+            Some(_) => Err(self.unavailable(persistence_id)),
+            None => Err(CommandError::OwnerLost),
+        }
+    }
+
+    /// As [`Region::delete`], if this node owns the entity's shard.
+    pub async fn delete_here(
+        &self,
+        persistence_id: &PersistenceId,
+    ) -> Option<Result<SequenceNr, CommandError>> {
+        let shard = self.shard_of(persistence_id);
+        let (epoch, host) = self.hosted(shard)?;
+        Some(host.engine.delete(shard, epoch, persistence_id).await)
+    }
+
+    fn placement(
+        &self,
+        persistence_id: &PersistenceId,
+        node: Option<NodeNr>,
+        epoch: Epoch,
+        entity: EntityDescription,
+    ) -> EntityPlacement {
+        EntityPlacement {
+            shard: self.shard_of(persistence_id),
+            node,
+            epoch,
+            entity,
+        }
+    }
+
+    fn unavailable(&self, persistence_id: &PersistenceId) -> CommandError {
+        CommandError::ShardUnavailable {
+            shard: self.shard_of(persistence_id).0,
+        }
+    }
+
+    fn hosted(&self, shard: ShardNr) -> Option<(Epoch, Arc<Host>)> {
+        let slot = self.inner.lock(shard);
+        match (slot.route.direction(), &slot.host) {
+            (Direction::Here(epoch), Some(host)) => Some((epoch, Arc::clone(host))),
+            _ => None,
+        }
+    }
+
+    fn owner_of(&self, persistence_id: &PersistenceId) -> Option<Owner> {
+        let shard = self.shard_of(persistence_id);
+        match self.inner.lock(shard).route.direction() {
+            Direction::There(owner) => Some(owner),
+            _ => None,
+        }
+    }
+
+    async fn ask_owner(
+        &self,
+        owner: Owner,
+        request: PeerRequest,
+        limit: Duration,
+    ) -> Option<PeerResponse> {
+        let transport = self.transport.as_ref()?;
+        let (peer, header) = self.inner.address_of(owner.node)?;
+        transport.call(&peer, header, request, limit).await.ok()
     }
 }

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use perennial::proto::v1::cluster_service_client::ClusterServiceClient;
 use perennial::proto::v1::entity_service_client::EntityServiceClient;
-use perennial::proto::v1::{GetStateRequest, ListEntitiesRequest, SendRequest, SendResponse};
+use perennial::proto::v1::{
+    DescribeEntityRequest, DescribeEntityResponse, DrainRequest, GetClusterRequest,
+    GetClusterResponse, GetStateRequest, ListEntitiesRequest, SendRequest, SendResponse,
+};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,6 +30,8 @@ pub struct Failure {
     pub applied: String,
     /// For people.
     pub message: String,
+    /// Nobody listens there: the command was not sent.
+    pub refused: bool,
 }
 
 impl Failure {
@@ -37,6 +43,7 @@ impl Failure {
             reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
             applied: applied.cloned().unwrap_or_default(),
             message,
+            refused: false,
         }
     }
 
@@ -53,7 +60,20 @@ impl Failure {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
-        Self::new(status.code(), status.message().to_owned(), &details)
+        let mut message = status.message().to_owned();
+        let mut refused = false;
+        let mut cause = std::error::Error::source(&status);
+        while let Some(error) = cause {
+            message.push_str(&format!(": {error}"));
+            refused |= error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+            cause = error.source();
+        }
+        Self {
+            refused,
+            ..Self::new(status.code(), message, &details)
+        }
     }
 }
 
@@ -81,6 +101,7 @@ pub fn json(response: &SendResponse) -> Result<Value> {
 #[derive(Debug, Clone)]
 pub struct Client {
     entities: EntityServiceClient<Channel>,
+    cluster: ClusterServiceClient<Channel>,
 }
 
 impl Client {
@@ -94,9 +115,68 @@ impl Client {
             .connect()
             .await
             .with_context(|| format!("no connection to {address}"))?;
-        Ok(Self {
-            entities: EntityServiceClient::new(channel),
-        })
+        Ok(Self::over(channel))
+    }
+
+    /// As [`Client::connect`], when the first command is sent, and again whenever
+    /// the connection is lost.
+    ///
+    /// # Errors
+    /// When it is no address.
+    pub fn lazy(address: &str) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(address.to_owned())?.tcp_nodelay(true);
+        Ok(Self::over(endpoint.connect_lazy()))
+    }
+
+    fn over(channel: Channel) -> Self {
+        Self {
+            entities: EntityServiceClient::new(channel.clone()),
+            // Of many shards.
+            cluster: ClusterServiceClient::new(channel).max_decoding_message_size(64 << 20),
+        }
+    }
+
+    /// Members, shards and what happened lately.
+    ///
+    /// # Errors
+    /// What the service or the connection answers instead.
+    pub async fn cluster(&self) -> Result<GetClusterResponse> {
+        let asked = async {
+            let mut cluster = self.cluster.clone();
+            cluster.get_cluster(GetClusterRequest {}).await
+        };
+        let answer = tokio::time::timeout(ANSWERED_WITHIN, asked).await;
+        Ok(answer
+            .context("GetCluster is never answered")??
+            .into_inner())
+    }
+
+    /// Where an entity lives and what it is doing.
+    ///
+    /// # Errors
+    /// What the service or the connection answers instead.
+    pub async fn describe(
+        &self,
+        entity_type: &str,
+        entity_id: &str,
+    ) -> Result<DescribeEntityResponse> {
+        let request = DescribeEntityRequest {
+            entity_type: entity_type.to_owned(),
+            entity_id: entity_id.to_owned(),
+        };
+        let answer = self.cluster.clone().describe_entity(request).await;
+        Ok(answer?.into_inner())
+    }
+
+    /// Hands all shards of a node to others; returns when that has begun.
+    ///
+    /// # Errors
+    /// What the service or the connection answers instead.
+    pub async fn drain(&self, node_id: &str, remove: bool) -> Result<()> {
+        let node_id = node_id.to_owned();
+        let request = DrainRequest { node_id, remove };
+        self.cluster.clone().drain(request).await?;
+        Ok(())
     }
 
     /// Sends one command and waits for its reply.

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 pub use perennial_persistence::testing::postgres_server::{
     PostgresServer, PostgresSetup, TestDatabase,
 };
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::net::lookup_host;
 
@@ -35,6 +36,16 @@ pub fn url_through(database: &TestDatabase, address: SocketAddr) -> String {
     let options = database.connect_options();
     let options = options.host(&address.ip().to_string()).port(address.port());
     options.to_url_lossy().to_string()
+}
+
+/// The same URL by way of another address.
+///
+/// # Errors
+/// When it is no URL of Postgres.
+pub fn url_by_way_of(url: &str, address: SocketAddr) -> Result<String> {
+    let options: PgConnectOptions = url.parse()?;
+    let options = options.host(&address.ip().to_string()).port(address.port());
+    Ok(options.to_url_lossy().to_string())
 }
 
 /// The process that started all others of the server; `None` when it is not on

@@ -1,9 +1,10 @@
 //! Real processes, real databases and independent oracles for Perennial.
 //!
 //! What stands here is what the stories in `tests/tests/` are told with: nodes
-//! that are started and killed as processes ([`node_process`]), the command line
+//! that are started and killed as processes ([`node_process`]), whole clusters of
+//! them ([`local_cluster`]) under load ([`cluster_load`]), the command line
 //! ([`cli`]), a plain client ([`client`]), databases ([`database`]) and what
-//! goes wrong between them ([`database_proxy`]), and the expected side computed
+//! goes wrong between them ([`proxy`]), and the expected side computed
 //! without any code under test ([`flights_oracle`]). The measurements of the
 //! `perennial-bench` binary are in [`mod@bench`].
 
@@ -11,12 +12,15 @@ pub mod bench;
 pub mod binaries;
 pub mod cli;
 pub mod client;
+pub mod cluster_load;
 pub mod database;
-pub mod database_proxy;
 pub mod eventually;
 pub mod flights_oracle;
 pub mod foreign_writer;
 pub mod http;
+pub mod local_cluster;
 pub mod node_process;
+pub mod node_thread;
 pub mod process_usage;
+pub mod proxy;
 pub mod seed;

@@ -5,7 +5,7 @@
 //! How its entities are spoken to is in `client.rs` and `cli.rs`.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub struct NodeOptions {
     journal: Option<String>,
     data_dir: Option<PathBuf>,
     environment: Vec<(String, String)>,
+    peer_ip: Option<IpAddr>,
+    advertise_peer: Option<SocketAddr>,
 }
 
 impl NodeOptions {
@@ -53,6 +55,21 @@ impl NodeOptions {
     #[must_use]
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(path.into());
+        self
+    }
+
+    /// Where the node listens for other nodes, and calls them from, on a machine that
+    /// has several addresses.
+    #[must_use]
+    pub fn peer_ip(mut self, ip: IpAddr) -> Self {
+        self.peer_ip = Some(ip);
+        self
+    }
+
+    /// Where other nodes are told to find it, as that of a proxy.
+    #[must_use]
+    pub fn advertise_peer(mut self, address: SocketAddr) -> Self {
+        self.advertise_peer = Some(address);
         self
     }
 
@@ -78,12 +95,17 @@ pub struct NodeProcess {
 struct Ports {
     grpc: SocketAddr,
     http: SocketAddr,
+    peer: SocketAddr,
 }
 
 impl Ports {
-    fn find() -> Result<Self> {
-        let [grpc, http] = free_ports()?;
-        Ok(Self { grpc, http })
+    fn find(options: &NodeOptions) -> Result<Self> {
+        let [grpc, http, mut peer] = free_ports()?;
+        if let Some(ip) = options.peer_ip {
+            // The port of one address is nearly always free on another.
+            peer.set_ip(ip);
+        }
+        Ok(Self { grpc, http, peer })
     }
 }
 
@@ -93,14 +115,23 @@ impl NodeProcess {
     /// # Errors
     /// When it ends instead, or takes too long; with what it printed.
     pub async fn start(options: NodeOptions) -> Result<Self> {
-        let mut node = Self {
+        let mut node = Self::stopped(options)?;
+        node.restart().await?;
+        Ok(node)
+    }
+
+    /// A node that is not started yet, to be [spawned](Self::spawn) together with
+    /// others.
+    ///
+    /// # Errors
+    /// When there is no room for its data.
+    pub fn stopped(options: NodeOptions) -> Result<Self> {
+        Ok(Self {
+            ports: Ports::find(&options)?,
             options,
             own_dir: TempDir::with_prefix("perennial-node-")?,
-            ports: Ports::find()?,
             running: None,
-        };
-        node.run().await?;
-        Ok(node)
+        })
     }
 
     /// Starts the node again over the same data, and on the same ports if they are
@@ -109,8 +140,53 @@ impl NodeProcess {
     /// # Errors
     /// As [`NodeProcess::start`].
     pub async fn restart(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.ready().await
+    }
+
+    /// As [`NodeProcess::restart`], without waiting.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn spawn(&mut self) -> Result<()> {
         self.kill9();
-        self.run().await
+        self.running = Some(self.spawned()?);
+        Ok(())
+    }
+
+    /// Waits until the node is ready. Tries other ports when somebody took the free
+    /// ones meanwhile.
+    ///
+    /// # Errors
+    /// When it ends instead, or takes too long; with what it printed.
+    pub async fn ready(&mut self) -> Result<()> {
+        for _ in 0..PORT_ATTEMPTS_MAX {
+            let Some(child) = &mut self.running else {
+                bail!("the node does not run");
+            };
+            let http = self.ports.http;
+            let ended = eventually("the node to be ready", READY_WITHIN, async || {
+                if let Ok(Some(status)) = child.try_wait() {
+                    return Some(Some(status));
+                }
+                matches!(http::get(http, "/readyz"), Ok((200, _))).then_some(None)
+            });
+            match ended.await {
+                Ok(None) => return Ok(()),
+                Ok(Some(_))
+                    if self
+                        .output()
+                        .to_lowercase()
+                        .contains("address already in use") =>
+                {
+                    self.ports = Ports::find(&self.options)?;
+                    self.running = Some(self.spawned()?);
+                }
+                Ok(Some(status)) => bail!("the node ended with {status}; {}", self.output()),
+                Err(error) => return Err(error.context(self.output())),
+            }
+        }
+        bail!("no free ports were found; {}", self.output())
     }
 
     /// Ends the node at once, as a crash would (SIGKILL).
@@ -127,12 +203,49 @@ impl NodeProcess {
     /// # Errors
     /// When it does not end in time; it is then killed.
     pub async fn terminate(&mut self) -> Result<ExitStatus> {
+        self.signal("TERM")?;
+        self.ended().await
+    }
+
+    /// Stops the process where it is (SIGSTOP): it does nothing, and nobody is told.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self) -> Result<()> {
+        self.signal("STOP")
+    }
+
+    /// Lets a paused process go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self) -> Result<()> {
+        self.signal("CONT")
+    }
+
+    /// Sends a signal, by its name without `SIG`.
+    ///
+    /// # Errors
+    /// When the node does not run.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let Some(child) = &self.running else {
+            bail!("the node does not run");
+        };
+        let arguments = [format!("-{name}"), child.id().to_string()];
+        let status = Command::new("kill").args(arguments).status()?;
+        ensure!(status.success(), "kill -{name} failed: {status}");
+        Ok(())
+    }
+
+    /// Waits for the end of the process.
+    ///
+    /// # Errors
+    /// When it does not end in time; it is then killed.
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
         let Some(mut child) = self.running.take() else {
             bail!("the node does not run");
         };
-        let pid = child.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status()?;
-        let ended = eventually("the node to end after SIGTERM", ENDED_WITHIN, async || {
+        let ended = eventually("the node to end", ENDED_WITHIN, async || {
             child.try_wait().ok().flatten()
         });
         let ended = ended.await;
@@ -147,6 +260,18 @@ impl NodeProcess {
     #[must_use]
     pub fn address(&self) -> String {
         format!("http://{}", self.ports.grpc)
+    }
+
+    /// Where other nodes connect.
+    #[must_use]
+    pub fn peer_address(&self) -> SocketAddr {
+        self.ports.peer
+    }
+
+    /// Whether it was started and neither killed nor waited for since.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
     }
 
     /// A metric of the node, summed over its labels; 0 when there is none.
@@ -197,36 +322,7 @@ impl NodeProcess {
         self.own_dir.path().join("output")
     }
 
-    async fn run(&mut self) -> Result<()> {
-        for _ in 0..PORT_ATTEMPTS_MAX {
-            let mut child = self.spawn()?;
-            let http = self.ports.http;
-            let ended = eventually("the node to be ready", READY_WITHIN, async || {
-                if let Ok(Some(status)) = child.try_wait() {
-                    return Some(Some(status));
-                }
-                matches!(http::get(http, "/readyz"), Ok((200, _))).then_some(None)
-            });
-            let ended = ended.await;
-            self.running = Some(child);
-            match ended {
-                Ok(None) => return Ok(()),
-                Ok(Some(_))
-                    if self
-                        .output()
-                        .to_lowercase()
-                        .contains("address already in use") =>
-                {
-                    self.ports = Ports::find()?;
-                }
-                Ok(Some(status)) => bail!("the node ended with {status}; {}", self.output()),
-                Err(error) => return Err(error.context(self.output())),
-            }
-        }
-        bail!("no free ports were found; {}", self.output())
-    }
-
-    fn spawn(&self) -> Result<Child> {
+    fn spawned(&self) -> Result<Child> {
         let binary = match &self.options.binary {
             Some(path) => path.clone(),
             None => binaries::perennial()?,
@@ -240,6 +336,7 @@ impl NodeProcess {
             .arg("dev")
             .args(["--listen", &self.ports.grpc.to_string()])
             .args(["--http", &self.ports.http.to_string()])
+            .args(["--peer-listen", &self.ports.peer.to_string()])
             .arg("--data-dir")
             .arg(self.data_dir())
             .envs(self.options.environment.iter().cloned())
@@ -249,6 +346,9 @@ impl NodeProcess {
             .stderr(output);
         if let Some(url) = &self.options.journal {
             command.args(["--journal", url]);
+        }
+        if let Some(address) = self.options.advertise_peer {
+            command.args(["--advertise-peer", &address.to_string()]);
         }
         let spawned = command.spawn();
         spawned.with_context(|| format!("{} could not be started", binary.display()))

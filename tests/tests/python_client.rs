@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use perennial_tests::binaries::repository;
 use perennial_tests::database::{self, TestDatabase};
-use perennial_tests::database_proxy::{DatabaseProxy, Link};
 use perennial_tests::foreign_writer::ForeignWriter;
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
+use perennial_tests::proxy::{Flow, Proxy};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -43,7 +43,7 @@ async fn errors() {
 #[tokio::test]
 async fn errors_of_the_journal() {
     let database = TestDatabase::new().await;
-    let proxy = DatabaseProxy::start(database::server_address(&database).await.unwrap())
+    let proxy = Proxy::start(database::server_address(&database).await.unwrap())
         .await
         .unwrap();
     let options = NodeOptions::default()
@@ -58,11 +58,11 @@ async fn errors_of_the_journal() {
     let writer = ForeignWriter::open(&database.url_text()).await.unwrap();
     writer.add_ones("contested", 2, 1).await.unwrap();
     passes("test_journal_errors.Contested").await;
-    proxy.set(Link::StallsAt("counter|stalled"));
+    proxy.set(Flow::StallsAt("counter|stalled"));
     passes("test_journal_errors.Stalled").await;
-    proxy.set(Link::Cut);
+    proxy.set(Flow::Cut);
     passes("test_journal_errors.Unreachable").await;
-    proxy.set(Link::Open);
+    proxy.set(Flow::Open);
     passes("test_journal_errors.Reachable").await;
 }
 

@@ -179,11 +179,7 @@ fn an_unknown_key_is_named_with_its_value_and_source() {
 /// Keys that come later do nothing yet, so they are not accepted.
 #[test]
 fn later_keys_are_refused() {
-    for text in [
-        "[cluster]\nlease = \"1s\"",
-        "[node.tls]\ncert = \"x\"",
-        "node = 1",
-    ] {
+    for text in ["[node.tls]\ncert = \"x\"", "node = 1"] {
         let error = load_file(text).unwrap_err();
         assert!(matches!(error, SettingsError::UnknownKey { .. }), "{error}");
     }
@@ -201,6 +197,10 @@ fn a_bad_value_is_named_with_what_was_expected() {
         ),
         ("[node]\nmax_payload = \"1MB\"", "KiB"),
         ("[sharding]\nnumber_of_shards = 0", "from 1"),
+        ("[sharding.rebalance]\nmax_simultaneous = \"0%\"", "share"),
+        ("[cluster]\nvoters = 2", "\"3\""),
+        ("[cluster]\nreads = \"clock\"", "\"journal\""),
+        ("[cluster]\nlease = 2", "with its unit"),
     ] {
         let error = load_file(text).unwrap_err();
         assert!(matches!(error, SettingsError::BadValue { .. }), "{error}");
@@ -233,6 +233,31 @@ fn what_is_kept_can_be_set() {
 fn contradicting_settings_are_refused() {
     let error = load_file("[persistence.backoff]\nmin = \"1min\"").unwrap_err();
     assert!(matches!(error, SettingsError::Backoff(_)), "{error}");
+    for (text, named) in [
+        ("lease = \"1900ms\"", "cluster.down_after"),
+        ("down_after = \"1s\"", "cluster.down_after"),
+        (
+            "heartbeat_interval = \"600ms\"",
+            "cluster.heartbeat_interval",
+        ),
+        ("raft.heartbeat = \"300ms\"", "cluster.raft.heartbeat"),
+        ("raft.election_max = \"400ms\"", "cluster.raft.election_max"),
+    ] {
+        let error = load_file(&format!("[cluster]\n{text}")).unwrap_err();
+        assert!(matches!(error, SettingsError::Cluster(_)), "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+    }
+}
+
+#[test]
+fn a_share_of_the_shards_is_at_least_one() {
+    let moved = |text: &str, of| {
+        let settings = load_file(&format!("[sharding.rebalance]\nmax_simultaneous = {text}"));
+        settings.unwrap().sharding.rebalance_max_simultaneous.of(of)
+    };
+    assert_eq!(moved("\"10%\"", 1024), 102);
+    assert_eq!(moved("\"1 %\"", 16), 1);
+    assert_eq!(moved("7", 1024), 7);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use perennial_persistence::command_error::{Applied, CommandError};
 use perennial_persistence::journal::JournalError;
 use perennial_persistence::persistence_id::InvalidPersistenceId;
 use perennial_persistence::sequence_nr::SequenceNr;
+use perennial_sharding::control_plane::ProposeError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -37,6 +38,7 @@ pub const REASONS: &[&str] = &[
     "HISTORY_DELETED",
     "JOURNAL_UNAVAILABLE",
     "NODE_UNKNOWN",
+    "NO_LEADER",
     "OVERLOADED",
     "OWNER_LOST",
     "PAGE_TOKEN_INVALID",
@@ -83,7 +85,7 @@ pub(crate) enum ServiceError {
     )]
     PageToken,
     /// No such node.
-    #[error("node {node_id:?} is not a member of this cluster, whose node is {known:?}")]
+    #[error("node {node_id:?} is not a member of this cluster, whose nodes are {known}")]
     NodeUnknown {
         /// Asked for.
         node_id: String,
@@ -92,9 +94,12 @@ pub(crate) enum ServiceError {
     },
     /// Something that needs other nodes.
     #[error(
-        "this cluster has one node, so there is none to hand its shards to: stop it instead, nothing is lost"
+        "no other node is up to hand the shards to: start one, or stop this one instead, nothing is lost"
     )]
     SingleNode,
+    /// The cluster could not be told.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
     /// The journal could not be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -200,6 +205,7 @@ impl ServiceError {
             Self::PageToken => "PAGE_TOKEN_INVALID",
             Self::NodeUnknown { .. } => "NODE_UNKNOWN",
             Self::SingleNode => "SINGLE_NODE",
+            Self::Propose(_) => "NO_LEADER",
             Self::Journal(JournalError::Unavailable { .. }) => "JOURNAL_UNAVAILABLE",
             Self::Journal(JournalError::Corrupt { .. }) => "RECOVERY_FAILED",
             Self::Journal(JournalError::Fenced { .. }) | Self::Stopping => "SHARD_UNAVAILABLE",
@@ -223,7 +229,15 @@ fn judge(error: &ServiceError) -> Verdict {
         ServiceError::NodeUnknown { node_id, .. } => {
             Verdict::new(Code::NotFound, reason).with("node_id", node_id)
         }
-        ServiceError::SingleNode => Verdict::new(Code::Unimplemented, reason),
+        ServiceError::SingleNode => Verdict::new(Code::FailedPrecondition, reason),
+        ServiceError::Propose(error) => Verdict {
+            applied: match error {
+                ProposeError::NoLeader { .. } => Applied::No,
+                ProposeError::Unknown { .. } => Applied::Unknown,
+            },
+            retry_after: Some(Duration::from_secs(1)),
+            ..Verdict::new(Code::Unavailable, reason)
+        },
         ServiceError::Journal(JournalError::DeleteBeyondStream { highest, .. }) => {
             Verdict::new(Code::InvalidArgument, reason).with("highest", highest)
         }

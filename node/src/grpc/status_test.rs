@@ -77,7 +77,7 @@ fn command_errors() -> Vec<(CommandError, Row)> {
         ),
         (
             CommandError::PayloadTooLarge {
-                what: "an event",
+                what: "an event".into(),
                 len: 2,
                 limit: 1,
             },

@@ -41,6 +41,7 @@ impl Example {
     pub(crate) fn tell(&self, command: &impl Serialize) -> Done<Asked> {
         let (reply_to, answer) = ReplyTo::ask();
         self.engine.deliver(Envelope {
+            arrival: 0,
             persistence_id: PersistenceId::new("example", "1")?,
             shard: ShardNr(0),
             epoch: Epoch(1),

@@ -69,6 +69,7 @@ impl Node {
     pub async fn add(&self, id: &str, add: i64, command_id: &str) -> Answer {
         let (reply_to, answer) = ReplyTo::ask();
         self.engine.deliver(Envelope {
+            arrival: 0,
             persistence_id: PersistenceId::new("counter", id).unwrap(),
             shard: ShardNr(0),
             epoch: Epoch(1),

@@ -17,6 +17,7 @@ use crate::codec;
 use crate::command::{Answer, CommandId, Metadata, Reply, ReplyTo};
 use crate::command_error::{Applied, CommandError};
 use crate::payload::{CodecId, Payload};
+use crate::runtime::confirmations::Confirmed;
 use crate::sequence_nr::SequenceNr;
 
 use super::PersistentActor;
@@ -33,6 +34,8 @@ pub(crate) struct Ledger {
     reply_codec: CodecId,
     /// Largest reply in bytes.
     max_payload: usize,
+    /// Gives answers that nothing was stored for.
+    confirmed: OnceLock<Confirmed>,
     /// Commands with an id that are under way.
     under_way: Mutex<HashMap<CommandId, Weak<Origin>>>,
 }
@@ -44,8 +47,13 @@ impl Ledger {
             fate: OnceLock::new(),
             reply_codec,
             max_payload,
+            confirmed: OnceLock::new(),
             under_way: Mutex::default(),
         }
+    }
+
+    pub(crate) fn guard_answers(&self, confirmed: Confirmed) {
+        let _ = self.confirmed.set(confirmed);
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<CommandId, Weak<Origin>>> {
@@ -79,6 +87,7 @@ impl Ledger {
     pub(crate) fn check_len(&self, what: &'static str, len: usize) -> Result<(), CommandError> {
         if len > self.max_payload {
             let limit = self.max_payload;
+            let what = what.into();
             return Err(CommandError::PayloadTooLarge { what, len, limit });
         }
         Ok(())
@@ -180,7 +189,7 @@ impl Origin {
             Place::Taken => None,
         };
         let empty = || Ok(self.ledger.reply(self.ledger.empty_payload()));
-        retry.answer(as_duplicate(answer.unwrap_or_else(empty)));
+        self.give(retry, as_duplicate(answer.unwrap_or_else(empty)));
     }
 
     pub(crate) fn raise(&self, effect: Effect) {
@@ -214,6 +223,14 @@ impl Origin {
         !matches!(*self.place(), Place::Waiting(..))
     }
 
+    /// Gives an answer, if it may be given when nothing was stored for it.
+    fn give(&self, reply_to: ReplyTo, answer: Answer) {
+        match self.ledger.confirmed.get() {
+            Some(confirmed) if self.had_no_effect() => confirmed.answer(reply_to, answer),
+            _ => reply_to.answer(answer),
+        }
+    }
+
     pub(crate) fn answer(&self, answer: Answer) {
         let mut place = self.place();
         if !matches!(*place, Place::Waiting(..)) {
@@ -224,9 +241,9 @@ impl Origin {
         drop(place);
         if let Place::Waiting(reply_to, retries) = before {
             for retry in retries {
-                retry.answer(as_duplicate(answer.clone()));
+                self.give(retry, as_duplicate(answer.clone()));
             }
-            reply_to.answer(answer);
+            self.give(reply_to, answer);
         }
     }
 

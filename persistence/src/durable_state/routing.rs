@@ -25,7 +25,7 @@ use crate::recovery_reader::{Beginning, BeginningLimits, RecoveryReader, Wanted}
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
 use crate::storage::Storage;
-use crate::writer::SessionUuid;
+use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 mod deleting;
 
@@ -172,6 +172,14 @@ impl Journal for Routing {
         };
         // Fewer outcomes than appends are noticed by the caller.
         batch.iter().map_while(outcome).collect()
+    }
+
+    async fn may_write(
+        &self,
+        session: SessionUuid,
+        shards: &[(ShardNr, Epoch)],
+    ) -> Result<Vec<bool>, JournalError> {
+        self.storage.journal.may_write(session, shards).await
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

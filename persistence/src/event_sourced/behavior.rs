@@ -103,7 +103,7 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
     fn check_len(&self, what: &'static str, bytes: &Bytes) -> Result<(), CommandError> {
         if bytes.len() > self.max_payload {
             return Err(CommandError::PayloadTooLarge {
-                what,
+                what: what.into(),
                 len: bytes.len(),
                 limit: self.max_payload,
             });

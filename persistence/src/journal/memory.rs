@@ -21,7 +21,7 @@ use crate::journal::{
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::storage::memory::{MemoryStorage, Stream, Tables};
-use crate::writer::SessionUuid;
+use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 /// A journal over [`MemoryStorage`].
 pub struct MemoryJournal {
@@ -254,6 +254,24 @@ impl Journal for MemoryJournal {
         }
         let perform = |(append, arranged)| self.perform(session, append, arranged);
         batch.iter().zip(arranged).map(perform).collect()
+    }
+
+    async fn may_write(
+        &self,
+        session: SessionUuid,
+        shards: &[(ShardNr, Epoch)],
+    ) -> Result<Vec<bool>, JournalError> {
+        self.apply_late();
+        self.storage.faults().pass(Operation::MayWrite).await?;
+        let tables = self.storage.tables();
+        let may_write = |&(shard, epoch): &(ShardNr, Epoch)| {
+            tables.may_write(WriteRight {
+                session,
+                shard,
+                epoch,
+            })
+        };
+        Ok(shards.iter().map(may_write).collect())
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

@@ -31,7 +31,7 @@ use crate::storage::{
     self, corrupt, decode_error, from_micros, limit, listing, listing_range, parse_metadata,
     unavailable,
 };
-use crate::writer::{SessionUuid, WriterUuid};
+use crate::writer::{Epoch, SessionUuid, ShardNr, WriterUuid};
 
 /// A journal in Postgres.
 pub(crate) struct PostgresJournal {
@@ -87,6 +87,13 @@ const LIST_ENTITIES: &str = "\
     SELECT id, coalesce((SELECT max(sequence_nr) FROM perennial.events WHERE persistence_id = id), \
                         (SELECT highest FROM perennial.streams WHERE persistence_id = id), 0) \
     FROM page";
+
+/// A fence changes the rows of all lanes at once, so one of them will do.
+const MAY_WRITE: &str = "\
+    SELECT EXISTS (SELECT FROM perennial.writer_sessions \
+                   WHERE session = $1 AND lane = 0 AND fenced_at IS NULL \
+                     AND coalesce((fenced_shards ->> asked.shard::text)::bigint, -1) < asked.epoch) \
+    FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS asked (shard, epoch, place) ORDER BY place";
 
 /// Events deleted by one statement, so that none takes long, whatever the stream.
 const DELETE_AT_ONCE: i64 = 1000;
@@ -229,6 +236,28 @@ impl Journal for PostgresJournal {
     /// away.
     async fn append(&self, session: SessionUuid, lane: usize, batch: &[Append]) -> Vec<Appended> {
         append::append(&self.connections, session, lane, batch).await
+    }
+
+    async fn may_write(
+        &self,
+        session: SessionUuid,
+        shards: &[(ShardNr, Epoch)],
+    ) -> Result<Vec<bool>, JournalError> {
+        let connections = self.connections.clone();
+        let numbers: Vec<i64> = shards.iter().map(|(shard, _)| shard.0.into()).collect();
+        let epochs: Vec<i64> = shards
+            .iter()
+            .map(|(_, epoch)| storage::epoch_i64(*epoch))
+            .collect();
+        owned(async move {
+            let doing = "asking whether the session is fenced";
+            let arguments = arguments![session.0, numbers, epochs];
+            let rows = connections.read(doing, MAY_WRITE, arguments).await?;
+            let may_write = |row: &PgRow| row.try_get(0);
+            let answers: Result<Vec<bool>, sqlx::Error> = rows.iter().map(may_write).collect();
+            answers.map_err(|error| unavailable(doing, error))
+        })
+        .await
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

@@ -26,7 +26,7 @@ use crate::storage::sqlite::{Fences, SqliteDatabase, unavailable};
 use crate::storage::{
     self, corrupt, decode_error, from_micros, limit, listing, listing_range, parse_metadata,
 };
-use crate::writer::{SessionUuid, WriterUuid};
+use crate::writer::{Epoch, SessionUuid, ShardNr, WriterUuid};
 
 /// Events deleted by one transaction, so that appends need not wait for long.
 const DELETE_AT_ONCE: u64 = 1000;
@@ -251,6 +251,22 @@ impl Journal for SqliteJournal {
     async fn append(&self, session: SessionUuid, _lane: usize, batch: &[Append]) -> Vec<Appended> {
         let (database, batch) = (self.database.clone(), batch.to_vec());
         owned(async move { append::append(&database, session, &batch).await }).await
+    }
+
+    async fn may_write(
+        &self,
+        session: SessionUuid,
+        shards: &[(ShardNr, Epoch)],
+    ) -> Result<Vec<bool>, JournalError> {
+        let (database, shards) = (self.database.clone(), shards.to_vec());
+        owned(async move {
+            let failed = |error| unavailable("asking whether the session is fenced", error);
+            let mut reader = database.reader().await.map_err(failed)?;
+            let fences = Fences::of(&mut reader, session).await.map_err(failed)?;
+            let may_write = |(shard, epoch)| fences.allow(shard, epoch);
+            Ok(shards.into_iter().map(may_write).collect())
+        })
+        .await
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

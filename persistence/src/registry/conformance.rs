@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::journal::conformance::{Stream, assert_stored, write};
-use crate::registry::{NodeNr, RegistryError};
+use crate::registry::{Formation, NodeAddresses, NodeNr, RegistryError};
 use crate::storage::Storage;
 use crate::writer::{Epoch, SessionUuid};
 
@@ -19,6 +19,10 @@ macro_rules! registry_conformance_tests {
             r04_incarnations_count_up, r05_unknown_node_is_refused,
             r06_earlier_sessions_of_a_node_are_fenced, r07_fencing_again_changes_nothing,
             r08_nodes_that_start_at_once, r09_fence_waits_for_appends_in_flight,
+            r10_one_node_forms_the_cluster, r11_forming_is_taken_over_with_a_new_generation,
+            r12_a_formed_cluster_is_reformed_once, r13_earlier_generations_are_fenced,
+            r14_sessions_that_begin_during_a_reform, r15_nodes_are_found_where_they_announce,
+            r16_an_address_is_of_one_node,
         }
     };
     (@each $run:path: $($case:ident),+ $(,)?) => {
@@ -206,4 +210,245 @@ pub async fn r09_fence_waits_for_appends_in_flight(storage: &Storage) {
             }
         }
     }
+}
+
+async fn mint(storage: &Storage) -> NodeNr {
+    storage.registry.mint_node().await.unwrap()
+}
+
+async fn session(storage: &Storage, node: NodeNr) -> SessionUuid {
+    let begun = storage.registry.begin_incarnation(node).await;
+    begun.unwrap().session
+}
+
+/// Of nodes that want to form the cluster at the same time, one does; it alone
+/// declares it formed, as often as it likes.
+pub async fn r10_one_node_forms_the_cluster(storage: &Storage) {
+    let registry = &storage.registry;
+    let none = registry.formation().await;
+    assert!(matches!(none, Err(RegistryError::NotACluster)), "{none:?}");
+    registry.cluster(64).await.unwrap();
+    let unformed = Formation {
+        generation: 1,
+        formed: false,
+        forming: None,
+    };
+    assert_eq!(registry.formation().await.unwrap(), unformed);
+
+    let nodes = [
+        mint(storage).await,
+        mint(storage).await,
+        mint(storage).await,
+    ];
+    let claims = nodes.map(|node| registry.claim_forming(node, unformed));
+    let claims = futures::future::join_all(claims).await;
+    let forming = registry.formation().await.unwrap();
+    assert_eq!((forming.generation, forming.formed), (1, false));
+    for claim in claims {
+        assert_eq!(claim.unwrap(), forming, "seen differently");
+    }
+    let winner = forming.forming.unwrap();
+    assert!(nodes.contains(&winner));
+
+    for node in nodes {
+        let formed = registry.set_formed(node, 1).await.unwrap();
+        assert_eq!(formed, node == winner);
+        assert!(!registry.set_formed(node, 2).await.unwrap());
+    }
+    assert!(registry.set_formed(winner, 1).await.unwrap(), "repeated");
+    let formed = Formation {
+        formed: true,
+        ..forming
+    };
+    assert_eq!(registry.formation().await.unwrap(), formed);
+    // Nothing is claimed any more.
+    for node in nodes {
+        for seen in [unformed, forming, formed] {
+            let after = registry.claim_forming(node, seen).await.unwrap();
+            assert_eq!(after, formed);
+        }
+    }
+}
+
+/// Who takes the forming over raises the generation, and the former one can no
+/// longer declare what it has made.
+pub async fn r11_forming_is_taken_over_with_a_new_generation(storage: &Storage) {
+    let registry = &storage.registry;
+    registry.cluster(64).await.unwrap();
+    let (one, two, three) = (
+        mint(storage).await,
+        mint(storage).await,
+        mint(storage).await,
+    );
+    let seen = registry.formation().await.unwrap();
+    let first = registry.claim_forming(one, seen).await.unwrap();
+    // Its own claim it does not take over.
+    assert_eq!(registry.claim_forming(one, first).await.unwrap(), first);
+
+    let takeovers = [two, three].map(|node| registry.claim_forming(node, first));
+    let takeovers = futures::future::join_all(takeovers).await;
+    let second = registry.formation().await.unwrap();
+    assert_eq!((second.generation, second.formed), (2, false));
+    assert_ne!(second.forming, Some(one));
+    for takeover in takeovers {
+        assert_eq!(takeover.unwrap(), second);
+    }
+    assert!(!registry.set_formed(one, 1).await.unwrap());
+    assert!(!registry.set_formed(one, 2).await.unwrap());
+    let winner = second.forming.unwrap();
+    assert!(!registry.set_formed(winner, 1).await.unwrap());
+    assert!(registry.set_formed(winner, 2).await.unwrap());
+    assert_eq!(registry.cluster(64).await.unwrap().generation, 2);
+}
+
+/// A new generation begins once, however often and by however many it is asked for,
+/// and only after a formed one.
+pub async fn r12_a_formed_cluster_is_reformed_once(storage: &Storage) {
+    let registry = &storage.registry;
+    let identity = registry.cluster(64).await.unwrap();
+    let node = mint(storage).await;
+    let seen = registry.formation().await.unwrap();
+    let forming = registry.claim_forming(node, seen).await.unwrap();
+    assert_eq!(registry.reform(1).await.unwrap(), forming, "not formed yet");
+    registry.set_formed(node, 1).await.unwrap();
+
+    let again = Formation {
+        generation: 2,
+        formed: false,
+        forming: None,
+    };
+    let asked = (0..4).map(|_| registry.reform(1));
+    for reformed in futures::future::join_all(asked).await {
+        assert_eq!(reformed.unwrap(), again);
+    }
+    let after = registry.cluster(64).await.unwrap();
+    assert_eq!(
+        (after.cluster_id, after.generation),
+        (identity.cluster_id, 2)
+    );
+    // The same node may form the next one.
+    let claimed = registry.claim_forming(node, again).await.unwrap();
+    assert_eq!((claimed.generation, claimed.forming), (2, Some(node)));
+}
+
+/// Sessions of earlier generations are fenced, those of the current one are not.
+pub async fn r13_earlier_generations_are_fenced(storage: &Storage) {
+    let registry = &storage.registry;
+    registry.cluster(64).await.unwrap();
+    let (one, two) = (mint(storage).await, mint(storage).await);
+    let begun = registry.begin_incarnation(one).await.unwrap();
+    assert_eq!(begun.generation, 1);
+    let of_first = begun.session;
+    registry.fence_earlier_generations(1).await.unwrap();
+    assert!(can_write(storage, of_first).await);
+
+    let seen = registry.formation().await.unwrap();
+    registry.claim_forming(one, seen).await.unwrap();
+    registry.set_formed(one, 1).await.unwrap();
+    registry.reform(1).await.unwrap();
+    let begun = registry.begin_incarnation(two).await.unwrap();
+    assert_eq!(begun.generation, 2);
+    for _ in 0..2 {
+        registry.fence_earlier_generations(2).await.unwrap();
+        assert!(!can_write(storage, of_first).await);
+        assert!(can_write(storage, begun.session).await);
+    }
+    // Back again, it belongs to the new generation.
+    assert!(can_write(storage, session(storage, one).await).await);
+}
+
+/// A session that begins while a generation does is of that generation, or fenced.
+pub async fn r14_sessions_that_begin_during_a_reform(storage: &Storage) {
+    let registry = &storage.registry;
+    registry.cluster(64).await.unwrap();
+    let forming = mint(storage).await;
+    for generation in 1..=5 {
+        let seen = registry.formation().await.unwrap();
+        registry.claim_forming(forming, seen).await.unwrap();
+        assert!(registry.set_formed(forming, generation).await.unwrap());
+        let mut nodes = Vec::new();
+        for _ in 0..6 {
+            nodes.push(mint(storage).await);
+        }
+        let beginning = nodes.iter().map(|node| registry.begin_incarnation(*node));
+        let fence = async {
+            registry.reform(generation).await.unwrap();
+            let fenced = registry.fence_earlier_generations(generation + 1);
+            fenced.await.unwrap();
+        };
+        let beginning = futures::future::join_all(beginning);
+        let (begun, ()) = futures::future::join(beginning, fence).await;
+        for incarnation in begun {
+            let incarnation = incarnation.unwrap();
+            let writes = can_write(storage, incarnation.session).await;
+            assert_eq!(writes, incarnation.generation > generation);
+        }
+    }
+}
+
+fn addresses(host: &str) -> NodeAddresses {
+    NodeAddresses {
+        address: format!("{host}:7400"),
+        peer_address: format!("{host}:7402"),
+    }
+}
+
+/// Nodes are listed where they say they are, the last seen first, until they leave.
+pub async fn r15_nodes_are_found_where_they_announce(storage: &Storage) {
+    let registry = &storage.registry;
+    let (one, two, silent) = (
+        mint(storage).await,
+        mint(storage).await,
+        mint(storage).await,
+    );
+    assert_eq!(registry.nodes().await.unwrap(), []);
+    let unknown = registry.announce(NodeNr(4711), &addresses("one")).await;
+    let unknown_refused = matches!(unknown, Err(RegistryError::NodeUnknown { .. }));
+    assert!(unknown_refused, "{unknown:?}");
+
+    registry.begin_incarnation(one).await.unwrap();
+    registry.announce(one, &addresses("one")).await.unwrap();
+    registry.announce(two, &addresses("two")).await.unwrap();
+    let listed = registry.nodes().await.unwrap();
+    let mut numbers: Vec<NodeNr> = listed.iter().map(|row| row.node).collect();
+    numbers.sort();
+    assert_eq!(numbers, [one, two], "not {silent:?}");
+    let row = listed.iter().find(|row| row.node == one).unwrap();
+    assert_eq!((row.incarnation, &row.addresses), (1, &addresses("one")));
+
+    for _ in 0..3 {
+        assert!(registry.give_sign(one, &addresses("one")).await.unwrap());
+    }
+    let listed = registry.nodes().await.unwrap();
+    assert_eq!(listed[0].node, one, "the last seen");
+    assert_eq!(listed[0].seen, row.seen + 3);
+
+    // It moves, and leaves.
+    registry.announce(one, &addresses("three")).await.unwrap();
+    assert!(!registry.give_sign(one, &addresses("one")).await.unwrap());
+    registry.withdraw(two).await.unwrap();
+    let listed = registry.nodes().await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].addresses, addresses("three"));
+}
+
+/// Whoever announces an address has it; whoever had it learns that.
+pub async fn r16_an_address_is_of_one_node(storage: &Storage) {
+    let registry = &storage.registry;
+    let (one, two) = (mint(storage).await, mint(storage).await);
+    registry.announce(one, &addresses("same")).await.unwrap();
+    assert!(registry.give_sign(one, &addresses("same")).await.unwrap());
+    registry.announce(two, &addresses("same")).await.unwrap();
+    assert!(!registry.give_sign(one, &addresses("same")).await.unwrap());
+    assert!(registry.give_sign(two, &addresses("same")).await.unwrap());
+    let listed = registry.nodes().await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].node, two);
+
+    let both = [one, two].map(|node| async move {
+        let same = addresses("same");
+        registry.announce(node, &same).await.unwrap();
+    });
+    futures::future::join_all(both).await;
+    assert_eq!(registry.nodes().await.unwrap().len(), 1);
 }

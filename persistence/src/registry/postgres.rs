@@ -1,28 +1,27 @@
-//! The registry in Postgres: the cluster's row, node numbers, sessions, fences.
+//! The registry in Postgres.
 //!
-//! A fence updates the rows that appends lock, and so waits for those in flight
-//! and stops those to come. A connection that stalls with the lock held is ended:
-//! a fence must not depend on the one it fences. Next:
-//! `storage/postgres/connections.rs`.
+//! Every piece of work is owned by a task of its own, so that whoever waits may stop
+//! waiting, and is repeated when its connection was lost. Next:
+//! `postgres/sessions.rs`, how sessions are fenced; `postgres/forming.rs`, who forms
+//! the cluster.
+
+mod forming;
+mod sessions;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::PgArguments;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::registry::{ClusterIdentity, Incarnation, NodeNr, Registry, RegistryError};
-use crate::storage::epoch_i64;
-use crate::storage::owned::owned;
-use crate::storage::postgres::connections::{
-    Connections, Failure, Retry, arguments, connection_name,
+use self::forming::{FormationRow, NodeColumns};
+use crate::registry::{
+    ClusterIdentity, Formation, Incarnation, NodeAddresses, NodeNr, NodeRow, Registry,
+    RegistryError,
 };
+use crate::storage::owned::owned;
+use crate::storage::postgres::connections::{Connections, Failure, Retry};
 use crate::writer::{Epoch, SessionUuid, ShardNr};
-
-/// How long a fence waits before it ends the connections that block it.
-const BLOCKED_BEFORE_ENDING: Duration = Duration::from_millis(500);
 
 /// A registry in Postgres.
 pub(crate) struct PostgresRegistry {
@@ -34,47 +33,6 @@ impl PostgresRegistry {
         Self { connections }
     }
 }
-
-/// Rows are locked in order, so that two fences never wait for each other.
-const FENCE_SESSIONS: &str = "\
-    WITH locked AS ( \
-        SELECT session, lane FROM perennial.writer_sessions WHERE session = ANY ($1) \
-        ORDER BY session, lane FOR NO KEY UPDATE \
-    ) \
-    UPDATE perennial.writer_sessions s SET fenced_at = now() FROM locked \
-    WHERE s.session = locked.session AND s.lane = locked.lane AND s.fenced_at IS NULL";
-
-const FENCE_SHARD: &str = "\
-    WITH locked AS ( \
-        SELECT session, lane FROM perennial.writer_sessions WHERE session = ANY ($1) \
-        ORDER BY session, lane FOR NO KEY UPDATE \
-    ) \
-    UPDATE perennial.writer_sessions s \
-    SET fenced_shards = s.fenced_shards \
-        || jsonb_build_object($2::text, greatest((s.fenced_shards ->> $2::text)::bigint, $3)) \
-    FROM locked WHERE s.session = locked.session AND s.lane = locked.lane";
-
-const END_BLOCKERS: &str = "\
-    SELECT count(pg_terminate_backend(a.pid)) FROM unnest(pg_blocking_pids($1)) AS b (pid) \
-    JOIN pg_stat_activity a ON a.pid = b.pid WHERE a.application_name = ANY ($2)";
-
-/// The node's row stays locked until the new session is there, so of two
-/// incarnations begun at once the later sees, and fences, the earlier.
-const OPEN_SESSION: &str = "\
-    WITH node AS ( \
-        UPDATE perennial.nodes SET incarnation = incarnation + 1, last_seen_at = now() WHERE node_nr = $1 \
-        RETURNING incarnation \
-    ), opened AS ( \
-        INSERT INTO perennial.writer_sessions (session, lane, node_nr, incarnation) \
-        SELECT $2, lane, $1, incarnation FROM node, unnest($3::int[]) AS lanes (lane) \
-    ) \
-    SELECT incarnation FROM node";
-
-/// A session without rows may not write: the rows of a fenced one are only of
-/// interest to people, and the latest few will do.
-const FORGET_SESSIONS: &str = "\
-    DELETE FROM perennial.writer_sessions \
-    WHERE node_nr = $1 AND fenced_at IS NOT NULL AND incarnation < $2 - 10";
 
 /// Makes the row, if it is the first; and if the database has moved to another
 /// server, lifts transaction numbers above all that were stored before.
@@ -125,102 +83,45 @@ async fn mint_node(connections: &Connections) -> Result<i64, sqlx::Error> {
         .await
 }
 
-/// Number and session of the new incarnation; `None` when the node is not known.
-async fn begin_incarnation(
-    connections: &Connections,
-    node: i64,
-) -> Result<Option<(i64, Uuid)>, sqlx::Error> {
-    let session = Uuid::new_v4();
-    let mut connection = connections.control.acquire().await?;
-    let number: Option<i64> = sqlx::query_scalar(OPEN_SESSION)
-        .bind(node)
-        .bind(session)
-        .bind(connections.lane_numbers())
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(number) = number else {
-        return Ok(None);
-    };
-    sqlx::query(FORGET_SESSIONS)
-        .bind(node)
-        .bind(number)
-        .execute(&mut *connection)
-        .await?;
-    let earlier: Vec<Uuid> = sqlx::query_scalar(
-        "SELECT DISTINCT session FROM perennial.writer_sessions \
-         WHERE node_nr = $1 AND incarnation < $2 AND fenced_at IS NULL",
-    )
-    .bind(node)
-    .bind(number)
-    .fetch_all(&mut *connection)
-    .await?;
-    drop(connection);
-    fence_rows(connections, &earlier, FENCE_SESSIONS, arguments![&earlier]?).await?;
-    Ok(Some((number, session)))
-}
-
-async fn fence(
-    connections: &Connections,
-    session: SessionUuid,
-    shard: Option<(ShardNr, Epoch)>,
-) -> Result<(), sqlx::Error> {
-    let sessions = [session.0];
-    let (sql, arguments) = match shard {
-        None => (FENCE_SESSIONS, arguments![&sessions[..]]?),
-        Some((shard, epoch)) => (
-            FENCE_SHARD,
-            arguments![&sessions[..], shard.to_string(), epoch_i64(epoch)]?,
-        ),
-    };
-    fence_rows(connections, &sessions, sql, arguments).await
-}
-
-/// Updates the rows of sessions, and ends their connections if they block it.
-async fn fence_rows(
-    connections: &Connections,
-    sessions: &[Uuid],
-    sql: &str,
-    arguments: PgArguments,
-) -> Result<(), sqlx::Error> {
-    let mut connection = connections.control.acquire().await?;
-    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
-        .fetch_one(&mut *connection)
-        .await?;
-    let mut update = std::pin::pin!(sqlx::query_with(sql, arguments).execute(&mut *connection));
-    loop {
-        match timeout(BLOCKED_BEFORE_ENDING, &mut update).await {
-            Ok(updated) => return updated.map(|_| ()),
-            Err(_) => end_blockers(connections, sessions, pid).await,
-        }
-    }
-}
-
-/// Ends the connections of these sessions that `waiting` waits for.
-async fn end_blockers(connections: &Connections, sessions: &[Uuid], waiting: i32) {
-    let names: Vec<String> = sessions
-        .iter()
-        .map(|session| connection_name(SessionUuid(*session)))
-        .collect();
-    let ended: Result<i64, sqlx::Error> = sqlx::query_scalar(END_BLOCKERS)
-        .bind(waiting)
-        .bind(names)
-        .fetch_one(&connections.readers)
-        .await;
-    match ended {
-        Ok(0) => {
-            tracing::warn!("a fence is blocked by a connection that is not of the fenced session");
-        }
-        Ok(count) => tracing::warn!(count, "ended stalled connections of a fenced session"),
-        // The fence goes on waiting, until the server's time-out ends it.
-        Err(error) => tracing::warn!(%error, "could not end the connections that block a fence"),
-    }
-}
-
 fn unavailable(doing: &str, error: sqlx::Error) -> RegistryError {
     RegistryError::Unavailable {
         message: format!("{doing}: {error}"),
         source: Some(Box::new(error)),
     }
+}
+
+/// A number that was minted here, as Postgres stores it.
+fn stored(node: NodeNr) -> Result<i64, RegistryError> {
+    // No number beyond i64 was ever minted.
+    i64::try_from(node.0).map_err(|_| RegistryError::NodeUnknown { node })
+}
+
+/// No cluster gets that far.
+fn stored_generation(generation: u32) -> i32 {
+    i32::try_from(generation).unwrap_or(i32::MAX)
+}
+
+/// Minted numbers and counters are not negative.
+fn node_row((node, incarnation, address, peer_address, seen): NodeColumns) -> NodeRow {
+    NodeRow {
+        node: NodeNr(node.unsigned_abs()),
+        incarnation: incarnation.unsigned_abs(),
+        addresses: NodeAddresses {
+            address,
+            peer_address,
+        },
+        seen: seen.unsigned_abs(),
+    }
+}
+
+fn read(row: Result<Option<FormationRow>, sqlx::Error>) -> Result<Formation, RegistryError> {
+    let row = row.map_err(|error| unavailable("reading who forms the cluster", error))?;
+    let (generation, formed, forming) = row.ok_or(RegistryError::NotACluster)?;
+    Ok(Formation {
+        generation: generation.unsigned_abs(),
+        formed,
+        forming: forming.map(|node| NodeNr(node.unsigned_abs())),
+    })
 }
 
 #[async_trait]
@@ -253,21 +154,130 @@ impl Registry for PostgresRegistry {
         node.map_err(|error| unavailable("minting a node number", error))
     }
 
+    async fn formation(&self) -> Result<Formation, RegistryError> {
+        let connections = self.connections.clone();
+        read(
+            owned(async move { until_decided!(connections, forming::formation(&connections)) })
+                .await,
+        )
+    }
+
+    async fn claim_forming(
+        &self,
+        node: NodeNr,
+        seen: Formation,
+    ) -> Result<Formation, RegistryError> {
+        let (connections, node) = (self.connections.clone(), stored(node)?);
+        let forming = seen.forming.map(stored).transpose()?;
+        let seen = (stored_generation(seen.generation), seen.formed, forming);
+        read(owned(async move { until_decided!(connections, forming::claim(&connections, node, seen)) }).await)
+    }
+
+    async fn set_formed(&self, node: NodeNr, generation: u32) -> Result<bool, RegistryError> {
+        let generation = stored_generation(generation);
+        let (connections, node) = (self.connections.clone(), stored(node)?);
+        let set = owned(async move {
+            until_decided!(
+                connections,
+                forming::set_formed(&connections, node, generation)
+            )
+        });
+        set.await
+            .map_err(|error| unavailable("declaring the cluster formed", error))
+    }
+
+    async fn reform(&self, generation: u32) -> Result<Formation, RegistryError> {
+        let generation = stored_generation(generation);
+        let connections = self.connections.clone();
+        read(owned(async move { until_decided!(connections, forming::reform(&connections, generation)) }).await)
+    }
+
+    async fn fence_earlier_generations(&self, generation: u32) -> Result<(), RegistryError> {
+        let generation = stored_generation(generation);
+        let connections = self.connections.clone();
+        let fenced = owned(async move {
+            until_decided!(
+                connections,
+                sessions::fence_earlier_generations(&connections, generation)
+            )
+        });
+        fenced
+            .await
+            .map_err(|error| unavailable("fencing earlier generations", error))
+    }
+
+    async fn announce(&self, node: NodeNr, addresses: &NodeAddresses) -> Result<(), RegistryError> {
+        let (connections, number) = (self.connections.clone(), stored(node)?);
+        let addresses = addresses.clone();
+        let known = owned(async move {
+            until_decided!(
+                connections,
+                forming::announce(&connections, number, &addresses)
+            )
+        });
+        let known = known
+            .await
+            .map_err(|error| unavailable("announcing an address", error))?;
+        known
+            .then_some(())
+            .ok_or(RegistryError::NodeUnknown { node })
+    }
+
+    async fn give_sign(
+        &self,
+        node: NodeNr,
+        addresses: &NodeAddresses,
+    ) -> Result<bool, RegistryError> {
+        let (connections, node) = (self.connections.clone(), stored(node)?);
+        let addresses = addresses.clone();
+        let given = owned(async move {
+            until_decided!(
+                connections,
+                forming::give_sign(&connections, node, &addresses)
+            )
+        });
+        given
+            .await
+            .map_err(|error| unavailable("giving a sign of life", error))
+    }
+
+    async fn withdraw(&self, node: NodeNr) -> Result<(), RegistryError> {
+        let (connections, node) = (self.connections.clone(), stored(node)?);
+        let withdrawn =
+            owned(
+                async move { until_decided!(connections, forming::withdraw(&connections, node)) },
+            );
+        withdrawn
+            .await
+            .map_err(|error| unavailable("forgetting an address", error))
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeRow>, RegistryError> {
+        let connections = self.connections.clone();
+        let listed =
+            owned(async move { until_decided!(connections, forming::nodes(&connections)) }).await;
+        let listed = listed.map_err(|error| unavailable("listing the nodes", error))?;
+        Ok(listed.into_iter().map(node_row).collect())
+    }
+
     async fn begin_incarnation(&self, node: NodeNr) -> Result<Incarnation, RegistryError> {
         let connections = self.connections.clone();
-        // No number beyond i64 was ever minted.
-        let node_nr = i64::try_from(node.0).map_err(|_| RegistryError::NodeUnknown { node })?;
+        let node_nr = stored(node)?;
         let begun = owned(async move {
-            until_decided!(connections, begin_incarnation(&connections, node_nr))
+            until_decided!(
+                connections,
+                sessions::begin_incarnation(&connections, node_nr)
+            )
         });
         let begun = begun
             .await
             .map_err(|error| unavailable("beginning an incarnation", error))?;
-        let (number, session) = begun.ok_or(RegistryError::NodeUnknown { node })?;
+        let (number, session, generation) = begun.ok_or(RegistryError::NodeUnknown { node })?;
         Ok(Incarnation {
             node,
             number: number.unsigned_abs(),
             session: SessionUuid(session),
+            generation: generation.unsigned_abs(),
         })
     }
 
@@ -277,8 +287,9 @@ impl Registry for PostgresRegistry {
         shard: Option<(ShardNr, Epoch)>,
     ) -> Result<(), RegistryError> {
         let connections = self.connections.clone();
-        let fenced =
-            owned(async move { until_decided!(connections, fence(&connections, session, shard)) });
+        let fenced = owned(async move {
+            until_decided!(connections, sessions::fence(&connections, session, shard))
+        });
         fenced
             .await
             .map_err(|error| unavailable("fencing a session", error))

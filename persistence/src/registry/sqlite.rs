@@ -3,12 +3,18 @@
 //! There is nothing in flight to wait for when fencing: a fence and an append both
 //! hold the file's one write lock. Next: `storage/sqlite.rs`, the file.
 
+mod forming;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::registry::{ClusterIdentity, Incarnation, NodeNr, Registry, RegistryError};
+use self::forming::{FormationRow, NodeColumns};
+use crate::registry::{
+    ClusterIdentity, Formation, Incarnation, NodeAddresses, NodeNr, NodeRow, Registry,
+    RegistryError,
+};
 use crate::storage::epoch_i64;
 use crate::storage::owned::owned;
 use crate::storage::sqlite::{SqliteDatabase, sort_failure};
@@ -58,12 +64,12 @@ async fn mint_node(database: &SqliteDatabase) -> Result<i64, sqlx::Error> {
     Ok(node)
 }
 
-/// The number of the new incarnation; `None` when the node is not known.
+/// Number and generation of the new incarnation; `None` when the node is not known.
 async fn begin_incarnation(
     database: &SqliteDatabase,
     node: i64,
     session: Uuid,
-) -> Result<Option<i64>, sqlx::Error> {
+) -> Result<Option<(i64, u32)>, sqlx::Error> {
     let mut writer = database.writer().await?;
     let mut transaction = writer.begin().await?;
     let number: Option<i64> = sqlx::query_scalar(
@@ -91,17 +97,18 @@ async fn begin_incarnation(
     .bind(node)
     .execute(&mut *transaction)
     .await?;
-    sqlx::query(
-        "INSERT INTO writer_sessions (session, node_nr, incarnation, started_at) \
-         VALUES (?, ?, ?, CAST(unixepoch('subsec') * 1000000 AS INTEGER))",
+    let generation = sqlx::query_scalar(
+        "INSERT INTO writer_sessions (session, node_nr, incarnation, started_at, generation) \
+         VALUES (?, ?, ?, CAST(unixepoch('subsec') * 1000000 AS INTEGER), \
+                 coalesce((SELECT generation FROM cluster), 0)) RETURNING generation",
     )
     .bind(session)
     .bind(node)
     .bind(number)
-    .execute(&mut *transaction)
+    .fetch_one(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(Some(number))
+    Ok(Some((number, generation)))
 }
 
 async fn fence(
@@ -140,6 +147,35 @@ fn unavailable(doing: &str, error: sqlx::Error) -> RegistryError {
     }
 }
 
+/// A number that was minted here, as SQLite stores it.
+fn stored(node: NodeNr) -> Result<i64, RegistryError> {
+    // No number beyond i64 was ever minted.
+    i64::try_from(node.0).map_err(|_| RegistryError::NodeUnknown { node })
+}
+
+/// Minted numbers and counters are not negative.
+fn node_row((node, incarnation, address, peer_address, seen): NodeColumns) -> NodeRow {
+    NodeRow {
+        node: NodeNr(node.unsigned_abs()),
+        incarnation: incarnation.unsigned_abs(),
+        addresses: NodeAddresses {
+            address,
+            peer_address,
+        },
+        seen: seen.unsigned_abs(),
+    }
+}
+
+fn read(row: Result<Option<FormationRow>, sqlx::Error>) -> Result<Formation, RegistryError> {
+    let row = row.map_err(|error| unavailable("reading who forms the cluster", error))?;
+    let (generation, formed, forming) = row.ok_or(RegistryError::NotACluster)?;
+    Ok(Formation {
+        generation,
+        formed,
+        forming: forming.map(|node| NodeNr(node.unsigned_abs())),
+    })
+}
+
 #[async_trait]
 impl Registry for SqliteRegistry {
     async fn cluster(&self, number_of_shards: u32) -> Result<ClusterIdentity, RegistryError> {
@@ -166,21 +202,97 @@ impl Registry for SqliteRegistry {
             .map_err(|error| unavailable("minting a node number", error))
     }
 
+    async fn formation(&self) -> Result<Formation, RegistryError> {
+        let database = self.database.clone();
+        read(owned(async move { forming::formation(&database).await }).await)
+    }
+
+    async fn claim_forming(
+        &self,
+        node: NodeNr,
+        seen: Formation,
+    ) -> Result<Formation, RegistryError> {
+        let (database, node) = (self.database.clone(), stored(node)?);
+        let forming = seen.forming.map(stored).transpose()?;
+        let seen = (seen.generation, seen.formed, forming);
+        read(owned(async move { forming::claim(&database, node, seen).await }).await)
+    }
+
+    async fn set_formed(&self, node: NodeNr, generation: u32) -> Result<bool, RegistryError> {
+        let (database, node) = (self.database.clone(), stored(node)?);
+        let set = owned(async move { forming::set_formed(&database, node, generation).await });
+        set.await
+            .map_err(|error| unavailable("declaring the cluster formed", error))
+    }
+
+    async fn reform(&self, generation: u32) -> Result<Formation, RegistryError> {
+        let database = self.database.clone();
+        read(owned(async move { forming::reform(&database, generation).await }).await)
+    }
+
+    async fn fence_earlier_generations(&self, generation: u32) -> Result<(), RegistryError> {
+        let database = self.database.clone();
+        let fenced =
+            owned(async move { forming::fence_earlier_generations(&database, generation).await });
+        fenced
+            .await
+            .map_err(|error| unavailable("fencing earlier generations", error))
+    }
+
+    async fn announce(&self, node: NodeNr, addresses: &NodeAddresses) -> Result<(), RegistryError> {
+        let (database, number) = (self.database.clone(), stored(node)?);
+        let addresses = addresses.clone();
+        let known = owned(async move { forming::announce(&database, number, &addresses).await });
+        let known = known
+            .await
+            .map_err(|error| unavailable("announcing an address", error))?;
+        known
+            .then_some(())
+            .ok_or(RegistryError::NodeUnknown { node })
+    }
+
+    async fn give_sign(
+        &self,
+        node: NodeNr,
+        addresses: &NodeAddresses,
+    ) -> Result<bool, RegistryError> {
+        let (database, node) = (self.database.clone(), stored(node)?);
+        let addresses = addresses.clone();
+        let given = owned(async move { forming::give_sign(&database, node, &addresses).await });
+        given
+            .await
+            .map_err(|error| unavailable("giving a sign of life", error))
+    }
+
+    async fn withdraw(&self, node: NodeNr) -> Result<(), RegistryError> {
+        let (database, node) = (self.database.clone(), stored(node)?);
+        let withdrawn = owned(async move { forming::withdraw(&database, node).await });
+        withdrawn
+            .await
+            .map_err(|error| unavailable("forgetting an address", error))
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeRow>, RegistryError> {
+        let database = self.database.clone();
+        let listed = owned(async move { forming::nodes(&database).await }).await;
+        let listed = listed.map_err(|error| unavailable("listing the nodes", error))?;
+        Ok(listed.into_iter().map(node_row).collect())
+    }
+
     async fn begin_incarnation(&self, node: NodeNr) -> Result<Incarnation, RegistryError> {
         let database = self.database.clone();
         let session = SessionUuid(Uuid::new_v4());
-        // No number beyond i64 was ever minted.
-        let node_nr = i64::try_from(node.0).map_err(|_| RegistryError::NodeUnknown { node })?;
+        let node_nr = stored(node)?;
         let begun =
             owned(async move { begin_incarnation(&database, node_nr, session.0).await }).await;
-        let number = begun
+        let (number, generation) = begun
             .map_err(|error| unavailable("beginning an incarnation", error))?
-            .ok_or(RegistryError::NodeUnknown { node })?
-            .unsigned_abs();
+            .ok_or(RegistryError::NodeUnknown { node })?;
         Ok(Incarnation {
             node,
-            number,
+            number: number.unsigned_abs(),
             session,
+            generation,
         })
     }
 

@@ -18,11 +18,12 @@
 //!
 //! Parts, in the order of life: `cell/recovering.rs`; `cell/round.rs` and
 //! `cell/settling.rs`, or `cell/turns.rs` and `cell/settling_turns.rs`;
-//! `cell/leaving.rs`. And `cell/retries.rs` for command ids, `cell/aside.rs` for
-//! commands kept for later. Next: `worker.rs`, which owns cells.
+//! `cell/leaving.rs`, `cell/handing_back.rs`. And `cell/retries.rs` for command ids,
+//! `cell/aside.rs` for commands kept for later. Next: `worker.rs`, which owns cells.
 
 mod aside;
 mod deleting;
+mod handing_back;
 mod leaving;
 mod recovering;
 mod retries;
@@ -46,11 +47,13 @@ use crate::command_error::{CommandError, StashLimit};
 use crate::command_id_cache::CommandIdCache;
 use crate::engine::{EngineSettings, EntityDescription, EntityState};
 use crate::entity_types::EntityFactory;
+use crate::handing_back::HandBackReason;
 use crate::journal::{Append, AtomicWrite, StoredCommand};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::persisting::Persisting;
 use crate::retention::{Deletion, Retention, RetentionSettings};
+use crate::runtime::confirmations::{Confirmations, Confirmed, tells_of_state};
 use crate::sequence_nr::SequenceNr;
 use crate::writer::{Epoch, ShardNr, WriterUuid};
 
@@ -118,10 +121,16 @@ struct Work {
     overflowed: Option<String>,
     /// Told, by being dropped, when the entity has left memory.
     leave_waiters: Vec<oneshot::Sender<()>>,
+    /// Its shard leaves this node: it only finishes what is out.
+    closing: bool,
+    /// Under which the next incarnation writes, if not under the same.
+    next_epoch: Option<Epoch>,
 }
 
 /// A request that waits to be handled.
 pub(super) struct Queued {
+    /// Of the envelope it came in.
+    arrival: u64,
     request: Request,
     deadline: Option<Instant>,
     reply_to: ReplyTo,
@@ -160,6 +169,13 @@ enum Promise {
     Outside(OutsideWork),
 }
 
+impl Promise {
+    /// Whether the one who asked learns something of the entity's state.
+    fn tells_of_state(&self) -> bool {
+        matches!(self, Self::Answer(answer) if tells_of_state(answer))
+    }
+}
+
 /// What a cell wants done.
 pub(crate) enum Action {
     Recover(Recovery),
@@ -173,6 +189,8 @@ pub(crate) enum Action {
     RunOutside(OutsideTicket, OutsideFuture),
     /// To be answered with [`Cell::hear`].
     Store(StorageRequest),
+    /// Requests that had no effect, in order.
+    HandBack(HandBackReason, Vec<Envelope>),
 }
 
 /// What the worker should make of a cell after it was told something.
@@ -190,7 +208,8 @@ pub(crate) enum Next {
     Leave,
     /// It leaves memory because it failed.
     Failed { failure: Failure, message: String },
-    /// The journal refuses this node's writes for its shard.
+    /// The journal refuses this node's writes for its shard; what waited is handed
+    /// back.
     Fenced,
 }
 
@@ -209,6 +228,8 @@ pub(crate) enum Failure {
 pub(crate) struct CellContext<'a> {
     pub(crate) now: Instant,
     pub(crate) settings: &'a EngineSettings,
+    /// Gives answers that nothing was stored for.
+    pub(crate) confirmations: &'a Confirmations,
     /// The circuit breaker is open: what a command decides could not be stored.
     pub(crate) journal_out_of_reach: bool,
     pub(crate) actions: &'a mut Vec<Action>,
@@ -228,6 +249,7 @@ impl Cell {
     ) -> Result<Self, CommandError> {
         let id = &envelope.persistence_id;
         let mut entity = factory.incarnate(id, cx.settings.max_payload)?;
+        guard_answers(&mut entity, envelope.shard, envelope.epoch, cx);
         cx.actions.push(Action::Recover(entity.begin()));
         Ok(Self {
             persistence_id: envelope.persistence_id.clone(),
@@ -271,6 +293,7 @@ impl Cell {
             }
         }
         self.work().stash.push_back(Queued {
+            arrival: envelope.arrival,
             request: envelope.request,
             deadline: envelope.deadline,
             reply_to: envelope.reply_to,
@@ -348,13 +371,27 @@ impl Cell {
                 Stage::Ready => self.aside().map_or("", Aside::waiting_for),
                 Stage::LookingUp => "the journal's index of command ids",
                 Stage::Storing => "the journal, to store its events",
-            },
+            }
+            .into(),
         }
     }
 
     fn pop_queued(&mut self) -> Option<Queued> {
         let work = self.work.as_mut()?;
         work.returned.pop_front().or_else(|| work.stash.pop_front())
+    }
+
+    /// Gives this incarnation's answers, where nothing was stored for them.
+    fn confirmed(&self, cx: &CellContext<'_>) -> Confirmed {
+        Confirmed {
+            confirmations: cx.confirmations.clone(),
+            shard: self.shard,
+            epoch: self.epoch,
+        }
+    }
+
+    fn is_actor(&self) -> bool {
+        matches!(self.entity, Incarnation::Actor(_))
     }
 
     fn work(&mut self) -> &mut Work {
@@ -377,6 +414,17 @@ impl Cell {
             Incarnation::Actor(actor) => &mut **actor,
             Incarnation::EventSourced(_) => unreachable!("only actors take turns: see Cell::run"),
         }
+    }
+}
+
+/// Actors answer by themselves: they have to know when they may.
+fn guard_answers(entity: &mut Incarnation, shard: ShardNr, epoch: Epoch, cx: &CellContext<'_>) {
+    if let Incarnation::Actor(actor) = entity {
+        actor.guard_answers(Confirmed {
+            confirmations: cx.confirmations.clone(),
+            shard,
+            epoch,
+        });
     }
 }
 

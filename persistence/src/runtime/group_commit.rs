@@ -22,6 +22,7 @@ use crate::journal::{Append, AppendError, Appended, Journal};
 use crate::publication::Publication;
 use crate::writer::SessionUuid;
 
+use super::contained::contained;
 use super::worker::{Address, Outcome, WorkerHandle};
 
 /// Events in one batch; an append with more goes out alone.
@@ -131,7 +132,7 @@ async fn run_lane(
             continue;
         }
         let began = Instant::now();
-        let appended = append(&*journal, session, number, &appends).await;
+        let appended = append(&*journal, session, number, &mut appends).await;
         duration.record(began.elapsed().as_secs_f64());
         batch_size.record(appends.iter().map(Append::event_count).sum::<usize>() as f64);
         for ((to, mut append), appended) in from.drain(..).zip(appends.drain(..)).zip(appended) {
@@ -152,13 +153,111 @@ async fn run_lane(
     }
 }
 
-/// One outcome for each append, whatever the journal does.
+/// One outcome for each append, whatever the journal does. A first write without
+/// events only asks whether the node may write: what is stored together with it says
+/// so, and for the others the journal is asked at the same time.
 async fn append(
+    journal: &dyn Journal,
+    session: SessionUuid,
+    lane: usize,
+    batch: &mut Vec<Append>,
+) -> Vec<Appended> {
+    if batch.iter().all(|append| !confirms(append)) {
+        return store(journal, session, lane, batch).await;
+    }
+    let mut places = Vec::with_capacity(batch.len());
+    let (mut storing, mut asking) = (Vec::new(), Vec::new());
+    for mut append in batch.drain(..) {
+        let confirmed = confirms(&append).then(|| append.writes.remove(0));
+        let stores = !append.writes.is_empty();
+        if stores { &mut storing } else { &mut asking }.push(append);
+        places.push((stores, confirmed));
+    }
+    let (stored, asked) = futures::future::join(
+        store(journal, session, lane, &storing),
+        confirm(journal, session, &asking),
+    )
+    .await;
+    let mut stored = storing.into_iter().zip(stored);
+    let mut asked = asking.into_iter().zip(asked);
+    let mut outcomes = Vec::with_capacity(places.len());
+    for (stores, confirmed) in places {
+        let of = if stores {
+            &mut stored.next()
+        } else {
+            &mut asked.next()
+        };
+        let Some((mut append, mut outcome)) = of.take() else {
+            break;
+        };
+        if let Some(write) = confirmed {
+            append.writes.insert(0, write);
+            outcome.stored_writes += usize::from(proves_ownership(&outcome));
+        }
+        batch.push(append);
+        outcomes.push(outcome);
+    }
+    outcomes
+}
+
+fn confirms(append: &Append) -> bool {
+    let first = append.writes.first();
+    first.is_some_and(|write| write.events.is_empty())
+}
+
+/// Whether the journal has said that the session might write.
+fn proves_ownership(outcome: &Appended) -> bool {
+    match outcome.failure {
+        None | Some(AppendError::Rejected { .. } | AppendError::DuplicateCommand { .. }) => true,
+        Some(_) => outcome.stored_writes > 0,
+    }
+}
+
+/// Asks whether the session may still write to the shards of these appends, which
+/// have nothing to store.
+async fn confirm(journal: &dyn Journal, session: SessionUuid, batch: &[Append]) -> Vec<Appended> {
+    if batch.is_empty() {
+        return Vec::new();
+    }
+    let shards: Vec<_> = batch.iter().map(|a| (a.shard, a.epoch)).collect();
+    let answers = match contained(journal.may_write(session, &shards)).await {
+        Ok(answers) if answers.len() == batch.len() => answers,
+        Ok(_) => {
+            let message = "the journal returned an invalid number of answers";
+            return batch.iter().map(|_| unavailable(message)).collect();
+        }
+        Err(error) => {
+            let message = error.to_string();
+            return batch.iter().map(|_| unavailable(&message)).collect();
+        }
+    };
+    let outcome = |(append, may_write): (&Append, bool)| match may_write {
+        true => Appended::all(append),
+        false => Appended::none(AppendError::Fenced {
+            session,
+            shard: append.shard,
+            epoch: append.epoch,
+        }),
+    };
+    batch.iter().zip(answers).map(outcome).collect()
+}
+
+fn unavailable(message: &str) -> Appended {
+    Appended::none(AppendError::Unavailable {
+        message: message.to_owned(),
+    })
+}
+
+/// One outcome for each append with events, whatever the journal does.
+async fn store(
     journal: &dyn Journal,
     session: SessionUuid,
     lane: usize,
     batch: &[Append],
 ) -> Vec<Appended> {
+    if batch.is_empty() {
+        return Vec::new();
+    }
     let undecided = |message| batch.iter().map(|_| unknown(message)).collect();
     match AssertUnwindSafe(journal.append(session, lane, batch))
         .catch_unwind()

@@ -25,7 +25,7 @@ use crate::journal::{
 use crate::persistence_id::PersistenceId;
 use crate::recovery_reader::{Beginning, BeginningLimits, RecoveryReader, Wanted};
 use crate::sequence_nr::SequenceNr;
-use crate::writer::SessionUuid;
+use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 use super::contained::contained;
 
@@ -218,6 +218,14 @@ impl Journal for GuardedJournal {
             };
             batch.iter().map(|_| Appended::none(refused())).collect()
         })
+    }
+
+    async fn may_write(
+        &self,
+        session: SessionUuid,
+        shards: &[(ShardNr, Epoch)],
+    ) -> Result<Vec<bool>, JournalError> {
+        self.read(self.inner.may_write(session, shards)).await
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

@@ -7,7 +7,9 @@
 //! `worker/deleting.rs`. Next: `cell.rs`.
 
 mod deleting;
+mod idleness;
 mod mailbox;
+mod shards;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -27,7 +29,8 @@ use crate::codec::CodecError;
 use crate::command::Envelope;
 use crate::command_error::{CommandError, StashLimit};
 use crate::engine::{EntityDescription, EntityState, Shared};
-use crate::idle_order::{IdleOrder, Tick};
+use crate::handing_back::HandBackReason;
+use crate::idle_order::Tick;
 use crate::journal::WriteRight;
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
@@ -42,8 +45,11 @@ use super::snapshot_writer::SnapshotOwner;
 
 pub(crate) use deleting::DeleteRequest;
 use deleting::Deletions;
+pub(crate) use idleness::IdleTimeouts;
+use idleness::Idleness;
 pub(crate) use mailbox::{Address, Outcome, WorkerHandle, WorkerQueues};
 use mailbox::{WorkerEvent, WorkerRequest};
+use shards::ClosingShards;
 
 /// Messages taken in before cells run, so that what arrives together is handled
 /// and stored together.
@@ -51,6 +57,8 @@ const INTAKE_MAX: usize = 512;
 /// Entities whose failures are remembered; beyond it a further one restarts
 /// without a back-off.
 const FAILURES_MAX: usize = 10_000;
+/// Entities that leave in one tick because the limit was lowered.
+const TRIMMED_AT_ONCE: usize = 1_000;
 /// Length of a tick of the idle order.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -75,7 +83,7 @@ pub(crate) struct Worker {
     by_id: HashMap<PersistenceId, usize>,
     failures: HashMap<PersistenceId, Failed>,
     deletions: Deletions,
-    idle: IdleOrder,
+    idle: Idleness,
     ready: VecDeque<usize>,
     random: StdRng,
     incarnations: u64,
@@ -86,6 +94,8 @@ pub(crate) struct Worker {
     last_ticket: OutsideTicket,
     /// Work that cells run outside; ends with the worker.
     outside: JoinSet<()>,
+    /// Shards that leave this node.
+    closing: ClosingShards,
     stash_depth: metrics::Histogram,
     /// Reused from call to call.
     actions: Vec<Action>,
@@ -93,6 +103,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(number: usize, shared: Arc<Shared>, random: StdRng) -> Self {
+        let idle = Idleness::new(&shared.residency.timeouts());
         Self {
             number,
             shared,
@@ -100,7 +111,7 @@ impl Worker {
             by_id: HashMap::new(),
             failures: HashMap::new(),
             deletions: Deletions::default(),
-            idle: IdleOrder::new(),
+            idle,
             ready: VecDeque::new(),
             random,
             incarnations: 0,
@@ -109,6 +120,7 @@ impl Worker {
             parked: BTreeSet::new(),
             last_ticket: OutsideTicket::default(),
             outside: JoinSet::new(),
+            closing: ClosingShards::default(),
             stash_depth: metrics::histogram!("perennial_stash_depth"),
             actions: Vec::new(),
         }
@@ -190,6 +202,7 @@ impl Worker {
                     self.make_ready(slot);
                 }
             }
+            WorkerRequest::StopShards(shards, limit) => self.close_shards(shards, limit),
             WorkerRequest::Delete(request) => self.delete(request),
         }
     }
@@ -250,6 +263,11 @@ impl Worker {
                     self.passivate_oldest();
                 }
             }
+            WorkerEvent::IdleTimeoutsChanged => {
+                let cells = &self.cells;
+                let type_of = |slot: u32| cells[slot as usize].cell.persistence_id.entity_type();
+                self.idle.change(&self.shared.residency.timeouts(), type_of);
+            }
             WorkerEvent::Stop => {
                 self.stopping = true;
                 while let Some(slot) = self.idle.pop_oldest() {
@@ -267,6 +285,12 @@ impl Worker {
             return;
         };
         if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
+            if envelope.epoch > self.cells[slot].cell.epoch {
+                self.closing.left(envelope.shard, slot);
+                if self.cells[slot].cell.supersede(envelope.epoch) {
+                    self.make_ready(slot);
+                }
+            }
             let is_node_full = self.shared.stash_budget.is_used_up();
             let cell = &mut self.cells[slot].cell;
             let is_ready = cell.accept(envelope, &self.shared.settings, is_node_full);
@@ -277,9 +301,8 @@ impl Worker {
             return;
         }
         if self.stopping {
-            let shard = envelope.shard.0;
-            let error = CommandError::ShardUnavailable { shard };
-            envelope.reply_to.answer(Err(error));
+            let reason = HandBackReason::Stopped;
+            self.shared.hand_back(reason, vec![envelope]);
             return;
         }
         self.start(envelope);
@@ -320,6 +343,7 @@ impl Worker {
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &shared.settings,
+            confirmations: &shared.confirmations,
             journal_out_of_reach: shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
             last_ticket: &mut self.last_ticket,
@@ -381,6 +405,7 @@ impl Worker {
         let mut cx = CellContext {
             now: Instant::now().into_std(),
             settings: &self.shared.settings,
+            confirmations: &self.shared.confirmations,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
             last_ticket: &mut self.last_ticket,
@@ -408,6 +433,7 @@ impl Worker {
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &self.shared.settings,
+            confirmations: &self.shared.confirmations,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
             last_ticket: &mut self.last_ticket,
@@ -425,12 +451,16 @@ impl Worker {
             Next::Wait => {}
             Next::Again => self.make_ready(slot),
             Next::Idle if self.stopping => self.leave(slot, "stopped"),
+            Next::Idle | Next::Parked if self.has_finished(slot) => self.leave_closed(slot),
             Next::Parked if self.stopping => self.leave_parked(slot),
             Next::Idle | Next::Parked if self.is_to_be_deleted(slot) => {
                 self.leave_for_deletion(slot);
             }
             Next::Idle => {
-                self.idle.touch(slot as u32, self.now_tick(now));
+                let tick = self.now_tick(now);
+                let cell = &self.cells[slot].cell;
+                let entity_type = cell.persistence_id.entity_type();
+                self.idle.touch(slot as u32, entity_type, tick);
                 // There was no victim when it came; now there is.
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
@@ -442,7 +472,7 @@ impl Worker {
             Next::Leave => self.leave(slot, "stopped"),
             Next::Failed { failure, message } => self.fail(slot, failure, message),
             Next::Fenced => {
-                self.shared.report_fenced();
+                self.shared.suspect_fence();
                 self.leave(slot, "fenced");
             }
         }
@@ -502,6 +532,7 @@ impl Worker {
                     let owner = self.snapshot_owner(slot);
                     self.shared.snapshots.delete(owner, deletion, worker, from);
                 }
+                Action::HandBack(reason, envelopes) => self.shared.hand_back(reason, envelopes),
                 Action::Store(request) => {
                     let owner = self.snapshot_owner(slot);
                     self.shared.snapshots.serve(owner, request, worker, from);
@@ -542,6 +573,7 @@ impl Worker {
         self.idle.remove(slot as u32);
         self.parked.remove(&slot);
         let resident = self.cells.remove(slot);
+        self.closing.left(resident.cell.shard, slot);
         self.shared.stash_budget.recount(resident.kept, 0);
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
@@ -575,12 +607,19 @@ impl Worker {
                 retry_after,
             },
         };
+        let is_closed = self.is_closed(slot);
         let cell = &mut self.cells[slot].cell;
-        cell.refuse_all(&error);
+        if !is_closed {
+            cell.refuse_all(&error);
+        }
         if failure == Failure::Journal {
             let (id, to) = (&cell.persistence_id, cell.may_have_stored_to());
             self.deletions
                 .note_undecided(id, to, Instant::now().into_std());
+        }
+        if is_closed {
+            self.leave_closed(slot);
+            return;
         }
         self.leave(slot, "failed");
     }
@@ -626,7 +665,7 @@ impl Worker {
             },
             sequence_nr: SequenceNr::ZERO,
             queued: 0,
-            waiting_for: if down { "the end of its back-off" } else { "" },
+            waiting_for: if down { "the end of its back-off" } else { "" }.into(),
         }
     }
 
@@ -642,13 +681,20 @@ impl Worker {
         for slot in expired {
             self.drive(slot, Cell::expire_aside);
         }
+        self.force_overdue_shards(now);
         let tick = self.now_tick(now);
-        let timeout = ticks(self.shared.settings.idle_timeout);
         // Who leaves while the journal is out of reach cannot come back.
         while !self.shared.is_journal_out_of_reach()
-            && let Some(slot) = self.idle.pop_expired(tick, timeout)
+            && let Some(slot) = self.idle.pop_expired(tick)
         {
             self.leave(slot as usize, "idle");
+        }
+        // The limit was lowered.
+        for _ in 0..TRIMMED_AT_ONCE {
+            if !self.shared.residency.is_over() {
+                break;
+            }
+            self.passivate_oldest();
         }
         self.deletions.forget_old(now.into_std());
         let settings = &self.shared.settings.backoff;

@@ -23,7 +23,7 @@ use crate::journal::{StoredCommand, StoredEvent, StreamBounds, WriteRight};
 use crate::persistence_id::PersistenceId;
 use crate::recovery_reader::memory::MemoryRecoveryReader;
 use crate::registry::memory::MemoryRegistry;
-use crate::registry::{ClusterIdentity, NodeNr};
+use crate::registry::{ClusterIdentity, NodeAddresses, NodeNr};
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::Snapshot;
 use crate::snapshot_store::memory::MemorySnapshotStore;
@@ -161,9 +161,27 @@ pub(crate) struct Tables {
     pub(crate) snapshots: BTreeMap<PersistenceId, BTreeMap<SequenceNr, Snapshot>>,
     pub(crate) states: BTreeMap<PersistenceId, StoredState>,
     pub(crate) sessions: BTreeMap<SessionUuid, Session>,
-    /// Incarnation counters.
-    pub(crate) nodes: BTreeMap<NodeNr, u64>,
-    pub(crate) cluster: Option<ClusterIdentity>,
+    pub(crate) nodes: BTreeMap<NodeNr, Node>,
+    pub(crate) cluster: Option<Cluster>,
+    /// Signs of life that any node has given.
+    pub(crate) signs: u64,
+}
+
+/// The cluster of the database.
+pub(crate) struct Cluster {
+    pub(crate) identity: ClusterIdentity,
+    pub(crate) formed: bool,
+    pub(crate) forming: Option<NodeNr>,
+}
+
+/// A node that has a number.
+#[derive(Default)]
+pub(crate) struct Node {
+    pub(crate) incarnation: u64,
+    pub(crate) addresses: Option<NodeAddresses>,
+    pub(crate) seen: u64,
+    /// The number of its last sign among those of all nodes.
+    pub(crate) last_sign: u64,
 }
 
 /// One stream of events.
@@ -181,6 +199,7 @@ pub(crate) struct Stream {
 /// One run of one node.
 pub(crate) struct Session {
     pub(crate) node: NodeNr,
+    pub(crate) generation: u32,
     pub(crate) fenced: bool,
     /// For a shard, the highest epoch this session may no longer write under.
     pub(crate) fenced_shards: BTreeMap<ShardNr, Epoch>,

@@ -22,10 +22,16 @@ use crate::storage::postgres::connections::Connections;
 use crate::storage::url::PostgresAddress;
 use crate::storage::{SchemaStep, Storage, StorageError, StorageOptions, check_version, latest};
 
-const SCHEMA: &[SchemaStep] = &[SchemaStep {
-    name: "0001_schema",
-    sql: include_str!("../../migrations/postgres/0001_schema.sql"),
-}];
+const SCHEMA: &[SchemaStep] = &[
+    SchemaStep {
+        name: "0001_schema",
+        sql: include_str!("../../migrations/postgres/0001_schema.sql"),
+    },
+    SchemaStep {
+        name: "0002_cluster",
+        sql: include_str!("../../migrations/postgres/0002_cluster.sql"),
+    },
+];
 
 /// The advisory lock that migrations take turns at: "perennia" in ASCII.
 const MIGRATION_LOCK: i64 = 0x7065_7265_6E6E_6961;

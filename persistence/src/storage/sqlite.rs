@@ -42,10 +42,16 @@ const APPLICATION_ID: i64 = 0x5065_726E;
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// The version is kept in `PRAGMA user_version`, which is part of the transaction.
-const SCHEMA: &[SchemaStep] = &[SchemaStep {
-    name: "0001_schema",
-    sql: include_str!("../../migrations/sqlite/0001_schema.sql"),
-}];
+const SCHEMA: &[SchemaStep] = &[
+    SchemaStep {
+        name: "0001_schema",
+        sql: include_str!("../../migrations/sqlite/0001_schema.sql"),
+    },
+    SchemaStep {
+        name: "0002_cluster",
+        sql: include_str!("../../migrations/sqlite/0002_cluster.sql"),
+    },
+];
 
 /// How long to wait for the write lock of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

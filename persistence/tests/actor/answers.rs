@@ -198,6 +198,7 @@ async fn a_command_put_aside_for_too_long_is_answered(on: Backend) {
     let f = Fixture::with(on, script, settings).await;
     let (reply_to, answer) = ReplyTo::ask();
     f.engine.deliver(Envelope {
+        arrival: 0,
         persistence_id: subject(),
         shard: ShardNr(0),
         epoch: Epoch(1),

@@ -284,6 +284,7 @@ pub(crate) fn send_json(
 fn deliver(engine: &EntityEngine, request: Request) -> oneshot::Receiver<Answer> {
     let (reply_to, answer) = ReplyTo::ask();
     engine.deliver(Envelope {
+        arrival: 0,
         persistence_id: subject(),
         shard: ShardNr(0),
         epoch: Epoch(1),

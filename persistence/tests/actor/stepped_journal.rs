@@ -10,7 +10,7 @@ use perennial_persistence::journal::{
 };
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::sequence_nr::SequenceNr;
-use perennial_persistence::writer::SessionUuid;
+use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use tokio::sync::Semaphore;
 
 pub(crate) struct SteppedJournal {
@@ -74,6 +74,14 @@ impl Journal for SteppedJournal {
         }
         self.steps.acquire().await.unwrap().forget();
         self.inner.append(session, lane, batch).await
+    }
+
+    async fn may_write(
+        &self,
+        session: SessionUuid,
+        shards: &[(ShardNr, Epoch)],
+    ) -> Result<Vec<bool>, JournalError> {
+        self.inner.may_write(session, shards).await
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

@@ -171,6 +171,7 @@ impl Fixture {
     pub(crate) fn request(&self, id: &str, request: Request) -> oneshot::Receiver<Answer> {
         let (reply_to, answer) = ReplyTo::ask();
         self.engine.deliver(Envelope {
+            arrival: 0,
             persistence_id: notes(id),
             shard: shard(id),
             epoch: Epoch(1),

@@ -19,7 +19,7 @@ use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
 use perennial_persistence::storage::Storage;
 use perennial_persistence::storage::memory::MemoryStorage;
-use perennial_persistence::writer::SessionUuid;
+use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 
 use crate::fixture::{Command, Fixture, add, answered, error, texts};
 
@@ -64,6 +64,14 @@ impl Journal for FlawedJournal {
             appended[0].stored_writes -= 1;
         }
         appended
+    }
+
+    async fn may_write(
+        &self,
+        session: SessionUuid,
+        shards: &[(ShardNr, Epoch)],
+    ) -> Result<Vec<bool>, JournalError> {
+        self.0.may_write(session, shards).await
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

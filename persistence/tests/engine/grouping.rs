@@ -14,7 +14,7 @@ use perennial_persistence::journal::{
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::storage::memory::MemoryStorage;
-use perennial_persistence::writer::SessionUuid;
+use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use tokio::time::Instant;
 
 use crate::fixture::{Fixture, add, answered};
@@ -77,6 +77,14 @@ impl Journal for Observed {
             seen.under_way.remove(&append.persistence_id);
         }
         outcomes
+    }
+
+    async fn may_write(
+        &self,
+        session: SessionUuid,
+        shards: &[(ShardNr, Epoch)],
+    ) -> Result<Vec<bool>, JournalError> {
+        self.inner.may_write(session, shards).await
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

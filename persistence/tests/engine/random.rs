@@ -208,6 +208,7 @@ impl Program {
         let (reply_to, answer) = ReplyTo::ask();
         let invoked = self.clock.fetch_add(1, Ordering::Relaxed);
         to.deliver(Envelope {
+            arrival: 0,
             persistence_id: notes(op.entity),
             shard: shard(op.entity),
             epoch: Epoch(1),

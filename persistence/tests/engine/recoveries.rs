@@ -18,7 +18,7 @@ use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::recovery_reader::{Beginning, BeginningLimits, RecoveryReader, Wanted};
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::storage::memory::MemoryStorage;
-use perennial_persistence::writer::{SessionUuid, WriterUuid};
+use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr, WriterUuid};
 
 use crate::fixture::{Command, Fixture, add, answered, error, notes, texts};
 
@@ -174,6 +174,14 @@ struct PageCounting {
 impl Journal for PageCounting {
     async fn append(&self, session: SessionUuid, lane: usize, batch: &[Append]) -> Vec<Appended> {
         self.inner.append(session, lane, batch).await
+    }
+
+    async fn may_write(
+        &self,
+        session: SessionUuid,
+        shards: &[(ShardNr, Epoch)],
+    ) -> Result<Vec<bool>, JournalError> {
+        self.inner.may_write(session, shards).await
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

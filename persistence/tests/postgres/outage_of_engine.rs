@@ -65,6 +65,7 @@ impl Client {
     async fn ask(&self, request: Request) -> Answer {
         let (reply_to, answer) = ReplyTo::ask();
         self.engine.deliver(Envelope {
+            arrival: 0,
             persistence_id: self.id(),
             shard: self.shard(),
             epoch: Epoch(1),

@@ -136,6 +136,7 @@ impl Carrier<Destination, u32> for Post {
         // By this a repetition has no second effect (I-8).
         let command_id = CommandId::parse(&format!("sender {}", delivery.id)).unwrap();
         self.engine.get().unwrap().deliver(Envelope {
+            arrival: 0,
             persistence_id: PersistenceId::new("counter", id).unwrap(),
             shard: SHARD,
             epoch: Epoch(1),

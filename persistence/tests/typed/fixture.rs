@@ -108,6 +108,7 @@ impl Node {
         deadline: Option<Instant>,
     ) {
         self.engine.deliver(Envelope {
+            arrival: 0,
             persistence_id: PersistenceId::new(entity_type, id).unwrap(),
             shard: SHARD,
             epoch: Epoch(1),

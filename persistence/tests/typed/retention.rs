@@ -24,7 +24,7 @@ use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
 use perennial_persistence::storage::Storage;
 use perennial_persistence::storage::memory::MemoryStorage;
-use perennial_persistence::writer::SessionUuid;
+use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 
 use crate::fixture::{Node, wait_until};
 
@@ -157,6 +157,14 @@ impl SnapshotStore for Noted<dyn SnapshotStore> {
 impl Journal for Noted<dyn Journal> {
     async fn append(&self, session: SessionUuid, lane: usize, batch: &[Append]) -> Vec<Appended> {
         self.inner.append(session, lane, batch).await
+    }
+
+    async fn may_write(
+        &self,
+        session: SessionUuid,
+        shards: &[(ShardNr, Epoch)],
+    ) -> Result<Vec<bool>, JournalError> {
+        self.inner.may_write(session, shards).await
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {

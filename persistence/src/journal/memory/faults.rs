@@ -21,6 +21,8 @@ pub enum Operation {
     Append,
     /// One atomic write of an append.
     Write,
+    /// [`crate::journal::Journal::may_write`].
+    MayWrite,
     /// [`crate::journal::Journal::read_events`].
     ReadEvents,
     /// [`crate::journal::Journal::bounds`].

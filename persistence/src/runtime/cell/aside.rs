@@ -54,6 +54,14 @@ impl Aside {
         }
     }
 
+    pub(super) fn is_outside(&self) -> bool {
+        !self.outside.is_empty()
+    }
+
+    pub(super) fn take_put_aside(&mut self) -> Vec<Queued> {
+        std::mem::take(&mut self.stashed)
+    }
+
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Queued> + use<> {
         let Self {
             stashed, outside, ..
@@ -261,6 +269,7 @@ impl Queued {
     /// Stands for a command without a sender, until it is known.
     fn of_nobody() -> Self {
         Self {
+            arrival: 0,
             request: Request::Command {
                 payload: Payload::json(""),
                 command_id: None,

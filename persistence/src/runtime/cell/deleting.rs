@@ -30,6 +30,7 @@ impl Cell {
             persistence_id: self.persistence_id.clone(),
             shard: self.shard,
             epoch: self.epoch,
+            arrival: queued.arrival,
             request: queued.request,
             deadline: queued.deadline,
             reply_to: queued.reply_to,

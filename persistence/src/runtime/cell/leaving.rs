@@ -6,10 +6,13 @@ use tokio::sync::oneshot;
 
 use crate::command_error::{Applied, CommandError};
 use crate::command_id_cache::CommandIdCache;
+use crate::handing_back::HandBackReason;
 use crate::retention::Retention;
 use crate::sequence_nr::SequenceNr;
 
-use super::{Action, Cell, CellContext, Failure, Index, Next, Queued, Stage, retention};
+use super::{
+    Action, Cell, CellContext, Failure, Index, Next, Queued, Stage, guard_answers, retention,
+};
 
 impl Cell {
     /// Asks the cell to leave memory when what it has handled is stored; what
@@ -37,6 +40,11 @@ impl Cell {
         }
         self.take_back();
         self.give_up_unasked();
+        if self.leaves_for_good() {
+            self.hand_back_all(HandBackReason::Stopped, cx);
+            return Next::Leave;
+        }
+        self.adopt_next_epoch();
         if self.queued() == 0 && !self.has_aside() {
             return Next::Leave;
         }
@@ -45,6 +53,7 @@ impl Cell {
             Ok(entity) => entity,
             Err(error) => return self.recovery_failed(error.to_string()),
         };
+        guard_answers(&mut self.entity, self.shard, self.epoch, cx);
         self.stage = Stage::Recovering;
         self.sequence_nr = SequenceNr::ZERO;
         self.stored_nr = SequenceNr::ZERO;

@@ -3,6 +3,7 @@
 use crate::behavior::{After, Handled};
 use crate::command::{Answer, Reply, Request};
 use crate::command_error::{Applied, CommandError};
+use crate::handing_back::ReadGuard;
 use crate::journal::{Append, AtomicWrite, CommandRecord, NewEvent};
 use crate::payload::Payload;
 use crate::persisting::Commands;
@@ -256,6 +257,37 @@ impl Cell {
         self.hold(queued, Promise::Answer(answer), cx)
     }
 
+    /// Says something of the entity's state, for which nothing is stored. With writes
+    /// pending it waits for them, and they prove that the state is the latest. With
+    /// none, the state may be another node's by now.
+    fn confirm(&mut self, held: Held, cx: &CellContext<'_>) -> Option<Held> {
+        if !self.work().persisting.runs_inline() || !held.promise.tells_of_state() {
+            return Some(held);
+        }
+        match cx.confirmations.guard() {
+            ReadGuard::Always => Some(held),
+            ReadGuard::Lease(lease) if lease.holds() => Some(held),
+            ReadGuard::Lease(_) => {
+                // Handed back, it could be overtaken by what its sender sent after it.
+                let shard = self.shard.0;
+                let error = CommandError::ShardUnavailable { shard };
+                held.queued.reply_to.answer(Err(error));
+                None
+            }
+            ReadGuard::Journal => {
+                // A write without events asks the journal whether this node may write.
+                let write = AtomicWrite {
+                    events: Vec::new(),
+                    command: None,
+                    metadata: None,
+                };
+                let persisting = &mut self.work().persisting;
+                persisting.persist(write, [held], Commands::GoOn);
+                None
+            }
+        }
+    }
+
     /// Answers what stored nothing, and does what follows.
     fn hold_followed(
         &mut self,
@@ -295,6 +327,9 @@ impl Cell {
     /// everything is.
     fn defer(&mut self, held: Held, cx: &mut CellContext<'_>) -> Step {
         let ends_round = held.then.is_some() || matches!(held.promise, Promise::Outside(_));
+        let Some(held) = self.confirm(held, cx) else {
+            return if ends_round { Step::End } else { Step::GoOn };
+        };
         match self.work().persisting.defer(held, Commands::GoOn) {
             Some(mut held) => {
                 if let Some(payload) = held.snapshot.take() {

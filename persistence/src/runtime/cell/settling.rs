@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::behavior::AfterEffects;
 use crate::command::{Answer, ReplyTo};
 use crate::command_error::{Applied, CommandError};
+use crate::handing_back::HandBackReason;
 use crate::journal::{AppendError, Appended};
 use crate::writer::WriterUuid;
 
@@ -78,12 +79,9 @@ impl Cell {
             AppendError::Unknown { message } => self.stop_undecided(unsettled, message),
             AppendError::Fenced { .. } => {
                 tracing::warn!(entity = %self.persistence_id, %failure, "stopping");
-                let shard = self.shard.0;
-                let error = CommandError::ShardUnavailable { shard };
-                for held in unsettled {
-                    held.queued.reply_to.answer(Err(error.clone()));
-                }
-                self.refuse_all(&error);
+                // Nothing of it is stored, so another owner may begin it.
+                self.handle_again(unsettled.into_iter().map(|held| held.queued));
+                self.hand_back_all(HandBackReason::Fenced, cx);
                 Next::Fenced
             }
         }

@@ -3,6 +3,7 @@
 
 use crate::actor::Refusal;
 use crate::command_error::CommandError;
+use crate::handing_back::HandBackReason;
 use crate::journal::{AppendError, Appended, AtomicWrite};
 use crate::writer::WriterUuid;
 
@@ -101,7 +102,7 @@ impl Cell {
                 let cause = CommandError::ShardUnavailable { shard };
                 self.actor().end(cause.clone());
                 self.actor().persist_failed(&cause, false);
-                self.refuse_all(&cause);
+                self.hand_back_all(HandBackReason::Fenced, cx);
                 Next::Fenced
             }
             AppendError::Conflict {

@@ -113,7 +113,7 @@ impl Cell {
         let expected = match &queued.request {
             Request::State => {
                 let state = self.encode_state();
-                queued.reply_to.answer(state);
+                self.confirmed(cx).answer(queued.reply_to, state);
                 return Turn::Over;
             }
             Request::Command {
@@ -137,7 +137,7 @@ impl Cell {
                 return Turn::LookUp(queued);
             }
             Recalled::Stored(reply) => {
-                queued.reply_to.answer(Ok(reply));
+                self.confirmed(cx).answer(queued.reply_to, Ok(reply));
                 return Turn::Over;
             }
             Recalled::UnderWay if self.actor().status().writing => {
@@ -154,7 +154,7 @@ impl Cell {
         {
             let actual = self.sequence_nr;
             let error = CommandError::SequenceNrMismatch { expected, actual };
-            queued.reply_to.answer(Err(error));
+            self.confirmed(cx).answer(queued.reply_to, Err(error));
             return Turn::Over;
         }
         self.receive(queued, cx);
@@ -181,6 +181,7 @@ impl Cell {
 
     fn receive(&mut self, queued: Queued, cx: &mut CellContext<'_>) {
         let Queued {
+            arrival,
             request,
             deadline,
             reply_to,
@@ -206,6 +207,7 @@ impl Cell {
             Ok(None) => (Ok(()), None),
             Ok(Some(reply_to)) => {
                 let stashed = Queued {
+                    arrival,
                     request,
                     deadline,
                     reply_to,

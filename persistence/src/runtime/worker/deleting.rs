@@ -14,6 +14,7 @@ use super::{Worker, WorkerHandle};
 use crate::command::Envelope;
 use crate::command_error::{CommandError, StashLimit};
 use crate::engine::{EntityDescription, EntityState};
+use crate::handing_back::HandBackReason;
 use crate::journal::WriteRight;
 use crate::persistence_id::PersistenceId;
 use crate::runtime::cell::count_overflow;
@@ -86,7 +87,7 @@ impl Deletions {
             state: EntityState::Passive,
             sequence_nr: SequenceNr::ZERO,
             queued: deleting.held.len(),
-            waiting_for: "its deletion",
+            waiting_for: "its deletion".into(),
         })
     }
 }
@@ -198,6 +199,31 @@ impl Worker {
             let deleted = deleter.delete(&to_delete).await;
             worker.entity_deleted(to_delete.persistence_id, deleted);
         });
+    }
+
+    /// Shards leave this node: what is held goes with them. A deletion that has not begun
+    /// is refused; one that has begun goes on, as far as the journal lets it.
+    pub(super) fn give_up_deletions(&mut self, leaves: impl Fn(ShardNr) -> bool) {
+        let by_id = &self.by_id;
+        let mut handed_back = Vec::new();
+        self.deletions.asked.retain(|id, deleting| {
+            if !leaves(deleting.shard) {
+                return true;
+            }
+            self.shared.stash_budget.recount(deleting.held.len(), 0);
+            handed_back.push(Vec::from(std::mem::take(&mut deleting.held)));
+            let has_begun = !by_id.contains_key(id);
+            if !has_begun {
+                let shard = deleting.shard.0;
+                for caller in deleting.callers.drain(..) {
+                    let _ = caller.send(Err(CommandError::ShardUnavailable { shard }));
+                }
+            }
+            has_begun
+        });
+        for held in handed_back {
+            self.shared.hand_back(HandBackReason::Stopped, held);
+        }
     }
 
     /// A deletion has ended: callers are answered, and what was held goes on to the

@@ -5,6 +5,8 @@
 //! most one append, recovery and look-up. Nothing is decided here. Next:
 //! `worker.rs`, which takes the messages in.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::deleting::{DeleteRequest, Deleted};
@@ -19,6 +21,7 @@ use crate::persistence_id::PersistenceId;
 use crate::runtime::cell::{OutsideTicket, PageVerdict, RecoveryPage};
 use crate::runtime::recovery_pages::RecoveryFault;
 use crate::sequence_nr::SequenceNr;
+use crate::writer::ShardNr;
 
 /// Where the answer to a cell's action goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,9 @@ pub(super) enum WorkerRequest {
     Deliver(Envelope),
     Describe(PersistenceId, oneshot::Sender<EntityDescription>),
     Passivate(PersistenceId, oneshot::Sender<()>),
+    /// After all that was delivered to these shards before. Each is told, by
+    /// dropping, when its entities have left; after so long they are made to.
+    StopShards(Vec<(ShardNr, oneshot::Sender<()>)>, Duration),
     Delete(DeleteRequest),
 }
 
@@ -69,6 +75,7 @@ pub(super) enum WorkerEvent {
     EntityDeleted(PersistenceId, Deleted),
     /// The node is over its limit and this worker has the oldest idle entity.
     PassivateOldest,
+    IdleTimeoutsChanged,
     Stop,
 }
 
@@ -109,6 +116,32 @@ impl WorkerHandle {
         if let WorkerRequest::Deliver(envelope) = refused {
             envelope.reply_to.answer(Err(error));
         }
+    }
+
+    /// As [`WorkerHandle::deliver`]; gives a request back that finds no room.
+    #[expect(clippy::result_large_err, reason = "it is handed on, not reported")]
+    pub(crate) fn offer(&self, envelope: Envelope) -> Result<(), Envelope> {
+        match self.requests.try_send(WorkerRequest::Deliver(envelope)) {
+            Err(
+                mpsc::error::TrySendError::Full(WorkerRequest::Deliver(envelope))
+                | mpsc::error::TrySendError::Closed(WorkerRequest::Deliver(envelope)),
+            ) => Err(envelope),
+            // Nothing else was sent.
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the entities of shards out of memory, in turn with what is delivered.
+    pub(crate) async fn stop_shards(
+        &self,
+        shards: Vec<(ShardNr, oneshot::Sender<()>)>,
+        limit: Duration,
+    ) {
+        // Without a worker there are no entities; dropped, they are told.
+        let _ = self
+            .requests
+            .send(WorkerRequest::StopShards(shards, limit))
+            .await;
     }
 
     pub(crate) async fn describe(&self, id: PersistenceId) -> Option<EntityDescription> {
@@ -193,6 +226,10 @@ impl WorkerHandle {
 
     pub(super) fn passivate_oldest(&self) {
         self.event(WorkerEvent::PassivateOldest);
+    }
+
+    pub(crate) fn idle_timeouts_changed(&self) {
+        self.event(WorkerEvent::IdleTimeoutsChanged);
     }
 
     pub(crate) fn stop(&self) {

@@ -1,0 +1,281 @@
+//! A node's life as a member of its cluster: one session after the other.
+//!
+//! A session begins in the database, which fences the one before (I-2); then an
+//! engine writes under it, and the node joins. It is over when the journal refuses
+//! it, or the cluster knows another one or none: then the engine is stopped and the
+//! next session begins, while the process, its ports and its part in the raft group
+//! stay. What happens within a session is decided elsewhere: who owns what in the
+//! sharding crate, what entities do in the engine.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use perennial_persistence::engine::{EngineSettings, EntityEngine};
+use perennial_persistence::entity_types::EntityTypes;
+use perennial_persistence::handing_back::ReadGuard;
+use perennial_persistence::lease::ReadLease;
+use perennial_persistence::registry::{ClusterIdentity, Incarnation, NodeNr};
+use perennial_persistence::storage::Storage;
+use perennial_persistence::writer::SessionUuid;
+use perennial_sharding::cluster_state::{ClusterCommand, ClusterState, Member};
+use perennial_sharding::control_plane::ControlPlane;
+use perennial_sharding::forming::disk::NodeDisk;
+use perennial_sharding::forming::entry::EntryError;
+use perennial_sharding::heartbeats::{JournalReach, Signs, beat};
+use perennial_sharding::leader::Leader;
+use perennial_sharding::lease::LivenessTimes;
+use perennial_sharding::raft::RaftControlPlane;
+use perennial_sharding::region::Region;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::NodeError;
+use super::engine_place::EnginePlace;
+use super::identity::begin_again;
+use crate::config::Reads;
+
+/// Pause before something that failed is tried again; doubles up to the last.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_LAST: Duration = Duration::from_secs(2);
+/// What an engine whose session is over gets to answer what it had accepted.
+const ENGINE_STOP_MAX: Duration = Duration::from_secs(5);
+
+/// What a session is begun with.
+pub(super) struct Membership {
+    /// The node's number, addresses and so on; incarnation and session are filled in.
+    pub(super) member: Member,
+    pub(super) control: RaftControlPlane,
+    pub(super) region: Region,
+    pub(super) leader: Leader<RaftControlPlane>,
+    pub(super) times: LivenessTimes,
+    pub(super) journal_reach: JournalReach,
+    pub(super) cluster: ClusterIdentity,
+    pub(super) types: EntityTypes,
+    pub(super) storage: Storage,
+    pub(super) engine_settings: EngineSettings,
+    pub(super) reads: Reads,
+    pub(super) disk: Arc<dyn NodeDisk>,
+    pub(super) place: EnginePlace,
+    /// No session begins after this.
+    pub(super) stopping: CancellationToken,
+}
+
+/// Why a node is no member any more and will not be one again.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It was taken out of the cluster.
+    Removed,
+    /// It cannot go on.
+    Failed(NodeError),
+}
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// The journal refuses its writes.
+    Fenced,
+    /// The cluster took the node for dead, or knows a later session.
+    NotCurrent,
+    /// The node was taken out of the cluster.
+    Removed,
+}
+
+impl Membership {
+    fn node(&self) -> NodeNr {
+        self.member.node
+    }
+
+    /// Starts an engine for a session that has begun in the database. It is given
+    /// nothing before the node has joined.
+    pub(super) fn host(&self, incarnation: &Incarnation) -> ReadLease {
+        let lease = ReadLease::new(Instant::now().into_std());
+        let read_guard = match self.reads {
+            Reads::Lease => ReadGuard::Lease(lease.clone()),
+            Reads::Journal => ReadGuard::Journal,
+        };
+        let engine = EntityEngine::start_in_cluster(
+            self.types.clone(),
+            self.storage.clone(),
+            incarnation.session,
+            self.engine_settings.clone(),
+            self.region.engine_hooks(read_guard),
+        );
+        self.place.put(engine.clone());
+        self.region.host(engine, lease.clone());
+        lease
+    }
+
+    /// Joins the cluster with a session, until the cluster says it has.
+    pub(super) async fn join(&self, incarnation: &Incarnation) {
+        let member = Member {
+            incarnation: incarnation.number,
+            session: incarnation.session,
+            ..self.member.clone()
+        };
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let at = super::unix_millis(SystemTime::now());
+            match self.control.join(member.clone(), at).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(%error, "joining the cluster takes long"),
+            }
+            wait(&mut pause).await;
+        }
+    }
+
+    /// Lives session after session, from one that has been hosted and has joined.
+    /// Dropped, the node's part in the cluster ends like that of one that was killed.
+    pub(super) async fn live(&self, mut incarnation: Incarnation, mut lease: ReadLease) -> Ended {
+        loop {
+            let over = self.until_over(incarnation.session, lease).await;
+            if self.stopping.is_cancelled() {
+                return std::future::pending().await;
+            }
+            if over == Over::Removed {
+                return Ended::Removed;
+            }
+            self.end_session().await;
+            tracing::warn!(
+                node = self.node().0,
+                reason = ?over,
+                "the session is over: rejoining with a new one"
+            );
+            incarnation = match self.begin_next(&incarnation).await {
+                Ok(next) => next,
+                Err(error) => return Ended::Failed(error),
+            };
+            lease = self.host(&incarnation);
+            self.join(&incarnation).await;
+            tracing::info!(
+                node = self.node().0,
+                incarnation = incarnation.number,
+                "rejoined"
+            );
+        }
+    }
+
+    async fn until_over(&self, session: SessionUuid, lease: ReadLease) -> Over {
+        let Some(engine) = self.place.get() else {
+            return Over::NotCurrent;
+        };
+        let over = tokio::select! {
+            () = engine.fenced() => Over::Fenced,
+            () = self.beat(session, &lease) => Over::NotCurrent,
+            () = self.until_not_current(session) => Over::NotCurrent,
+        };
+        match self.control.state().borrow().member(self.node()) {
+            None => Over::Removed,
+            // The cluster tells nodes that it has removed no more than that.
+            Some(member) if member.removing => Over::Removed,
+            Some(_) => over,
+        }
+    }
+
+    /// Gives signs of life until the leader says that the session is over.
+    async fn beat(&self, session: SessionUuid, lease: &ReadLease) {
+        let signs = || Signs {
+            journal_in_reach: self.journal_reach.is_in_reach(),
+            live_entities: self.place.live_entities() as u64,
+        };
+        beat(
+            &self.leader,
+            &self.control,
+            self.times,
+            session,
+            lease,
+            signs,
+        )
+        .await;
+    }
+
+    /// Returns when the cluster's state has another session of the node, or none, or
+    /// has declared it down.
+    async fn until_not_current(&self, session: SessionUuid) {
+        let mut state = self.control.state();
+        let node = self.node();
+        let over = |state: &Arc<ClusterState>| !state.is_current(node, session);
+        if state.wait_for(over).await.is_err() {
+            // Raft has stopped, which ends the node by another way.
+            std::future::pending().await
+        }
+    }
+
+    async fn end_session(&self) {
+        self.region.leave();
+        let Some(engine) = self.place.take() else {
+            return;
+        };
+        let stopped = tokio::time::timeout(ENGINE_STOP_MAX, engine.stop()).await;
+        if stopped.is_err() {
+            tracing::warn!("entities of the session that is over were not finished in time");
+        }
+    }
+
+    async fn begin_next(&self, last: &Incarnation) -> Result<Incarnation, NodeError> {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let registry = &*self.storage.registry;
+            match begin_again(registry, &self.cluster, &*self.disk, last).await {
+                Ok(next) => return Ok(next),
+                Err(NodeError::Registry(error) | NodeError::Entry(EntryError::Registry(error))) => {
+                    tracing::warn!(%error, "no new session can be begun yet");
+                }
+                Err(error) => return Err(error),
+            }
+            wait(&mut pause).await;
+        }
+    }
+
+    /// Tells the cluster that the node leaves and waits until it has no shards. Does
+    /// not wait when nobody is there to take them.
+    pub(super) async fn drain(&self) {
+        let Some(engine) = self.place.get() else {
+            return;
+        };
+        let (node, session) = (self.node(), engine.session());
+        if is_drained(&self.control.state().borrow(), node) {
+            return;
+        }
+        let at = super::unix_millis(SystemTime::now());
+        let leave = ClusterCommand::Leave {
+            node,
+            session,
+            remove: false,
+            at,
+        };
+        if let Err(error) = self.control.propose(leave).await {
+            tracing::warn!(%error, "the shards cannot be handed off: others take them over");
+            return;
+        }
+        let mut state = self.control.state();
+        let drained = |state: &Arc<ClusterState>| is_drained(state, node);
+        let _ = state.wait_for(drained).await;
+    }
+
+    /// Tells the cluster that the node has stopped, so that nobody waits for it to
+    /// prove dead.
+    pub(super) async fn depart(&self) {
+        let Some(engine) = self.place.get() else {
+            return;
+        };
+        let down = ClusterCommand::Down {
+            node: self.node(),
+            session: engine.session(),
+            at: super::unix_millis(SystemTime::now()),
+        };
+        if let Err(error) = self.control.propose(down).await {
+            tracing::debug!(%error, "the cluster will find out that this node has stopped");
+        }
+    }
+}
+
+/// Whether a node has no shards any more, or nobody to give them to.
+fn is_drained(state: &ClusterState, node: NodeNr) -> bool {
+    let others = state.members_up().any(|member| member.node != node);
+    !others || state.shards_of(node).next().is_none()
+}
+
+async fn wait(pause: &mut Duration) {
+    tokio::time::sleep(*pause).await;
+    *pause = (*pause * 2).min(PAUSE_LAST);
+}

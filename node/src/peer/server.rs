@@ -1,0 +1,231 @@
+//! The port for other nodes: takes what they send and gives it to a
+//! [`SharedPeerHandler`].
+//!
+//! What cannot be understood is refused here, with what is wrong with it; whether
+//! it is meant for this node is the handler's to say. Calls and streams at once
+//! are limited, so that nobody in the network can make the node hold more.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use perennial_sharding::peer::{
+    AcceptedStream, BackFrame, ForwardFrame, PeerError, SharedPeerHandler,
+};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::transport::BATCHES_MAX;
+use super::{CONTROL_LEN_MAX, Malformed, PeerLimits, calls, frames, header_of_wire};
+use crate::proto::peer as wire;
+use wire::control_service_server::{ControlService, ControlServiceServer};
+use wire::forward_service_server::{ForwardService, ForwardServiceServer};
+
+/// Calls of all nodes at once; more than a large cluster ever has.
+const CALLS_MAX: usize = 1024;
+/// Streams of commands at once; each node has one.
+const STREAMS_MAX: usize = 256;
+/// Calls and streams of one connection at once; further ones wait in the sender.
+const CONNECTION_CALLS_MAX: u32 = 256;
+/// How long a stream may take to say whom it is from.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(3);
+/// A node that says nothing for so long is asked whether it is there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// One that does not answer that for so long is gone.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes a node may send ahead on one stream, and on all of a connection.
+const STREAM_WINDOW: u32 = 4 << 20;
+
+/// Serves other nodes until `stopping` is cancelled; then every call and stream is
+/// cut off, because who uses them has ended them before, or will never.
+///
+/// # Errors
+/// When the port fails.
+pub fn serve(
+    listener: TcpListener,
+    handler: SharedPeerHandler,
+    limits: PeerLimits,
+    stopping: CancellationToken,
+) -> impl Future<Output = Result<(), tonic::transport::Error>> {
+    let service = Arc::new(PeerService {
+        handler,
+        limits,
+        calls: Semaphore::new(CALLS_MAX),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+    });
+    let control = ControlServiceServer::from_arc(Arc::clone(&service))
+        .max_decoding_message_size(CONTROL_LEN_MAX);
+    let forward =
+        ForwardServiceServer::from_arc(service).max_decoding_message_size(limits.forward_len_max);
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(CONNECTION_CALLS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW)
+        .add_service(control)
+        .add_service(forward);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    async move {
+        tokio::select! {
+            served = router.serve_with_incoming(incoming) => served,
+            () = stopping.cancelled() => Ok(()),
+        }
+    }
+}
+
+struct PeerService {
+    handler: SharedPeerHandler,
+    limits: PeerLimits,
+    calls: Semaphore,
+    streams: Arc<Semaphore>,
+}
+
+#[tonic::async_trait]
+impl ControlService for PeerService {
+    async fn call(
+        &self,
+        request: Request<wire::CallRequest>,
+    ) -> Result<Response<wire::CallResponse>, Status> {
+        let Ok(_permit) = self.calls.try_acquire() else {
+            return Err(Status::resource_exhausted(format!(
+                "{CALLS_MAX} calls of nodes are under way here, which is the limit: ask again later"
+            )));
+        };
+        let call = request.into_inner();
+        let header = header_of_wire(call.header)?;
+        let request = calls::request_of_wire(call.request)?;
+        let response = self.handler.handle(header, request).await;
+        Ok(Response::new(wire::CallResponse {
+            response: Some(calls::response_to_wire(response.map_err(refusal)?)),
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl ForwardService for PeerService {
+    type ForwardStream = ReceiverStream<Result<wire::BackBatch, Status>>;
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<wire::ForwardBatch>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+            return Err(Status::resource_exhausted(format!(
+                "{STREAMS_MAX} nodes send commands here, which is the limit: ask again later"
+            )));
+        };
+        let mut incoming = request.into_inner();
+        let opening = tokio::time::timeout(OPENING_TIMEOUT, incoming.message()).await;
+        let opening =
+            opening.map_err(|_| Status::deadline_exceeded("the stream said nothing"))??;
+        let header = header_of_wire(opening.and_then(|batch| batch.header))?;
+
+        let (frames, frames_receiver) = mpsc::channel(BATCHES_MAX);
+        let (back_sender, back) = mpsc::channel(BATCHES_MAX);
+        let accepted = AcceptedStream {
+            header,
+            frames: frames_receiver,
+            back: back_sender,
+        };
+        let handler = Arc::clone(&self.handler);
+        let mut accepting = Box::pin(async move { handler.accept(accepted).await });
+        // A handler that refuses does so before it waits for anything.
+        let accepting = match futures::poll!(&mut accepting) {
+            Poll::Ready(accepted) => {
+                accepted.map_err(refusal)?;
+                None
+            }
+            Poll::Pending => Some(accepting),
+        };
+        let (outgoing, messages) = mpsc::channel(BATCHES_MAX);
+        let limits = self.limits;
+        tokio::spawn(async move {
+            let carrying = carry(incoming, frames, back, outgoing, limits);
+            tokio::pin!(carrying);
+            if let Some(accepting) = accepting {
+                tokio::select! {
+                    _ = accepting => carrying.await,
+                    () = &mut carrying => {}
+                }
+            } else {
+                carrying.await;
+            }
+            drop(permit);
+        });
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+type Outgoing = mpsc::Sender<Result<wire::BackBatch, Status>>;
+
+/// Runs as long as a stream: until either end closes it or the connection is lost.
+async fn carry(
+    incoming: Streaming<wire::ForwardBatch>,
+    frames: mpsc::Sender<Vec<ForwardFrame>>,
+    back: mpsc::Receiver<Vec<BackFrame>>,
+    outgoing: Outgoing,
+    limits: PeerLimits,
+) {
+    // Side by side, so that commands that wait for room never hold up answers.
+    let ended = tokio::select! {
+        ended = take_in(incoming, frames) => ended,
+        () = send_back(back, &outgoing, limits) => Ok(()),
+        () = outgoing.closed() => Ok(()),
+    };
+    if let Err(status) = ended {
+        tracing::warn!(error = status.message(), "a stream of commands is refused");
+        // Without room nobody reads any more.
+        let _ = outgoing.try_send(Err(status));
+    }
+}
+
+async fn take_in(
+    mut incoming: Streaming<wire::ForwardBatch>,
+    frames: mpsc::Sender<Vec<ForwardFrame>>,
+) -> Result<(), Status> {
+    while let Some(batch) = incoming.message().await? {
+        let batch = frames::forwards_of_wire(batch.frames)?;
+        if frames.send(batch).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+async fn send_back(
+    mut back: mpsc::Receiver<Vec<BackFrame>>,
+    outgoing: &Outgoing,
+    limits: PeerLimits,
+) {
+    while let Some(batch) = back.recv().await {
+        for message in frames::backs_to_wire(batch, limits.forward_len_max) {
+            if outgoing.send(Ok(message)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl From<Malformed> for Status {
+    fn from(error: Malformed) -> Self {
+        Self::invalid_argument(error.to_string())
+    }
+}
+
+/// The handler says that the message is not for this node; `transport.rs` knows it
+/// by this code, which nothing else here has.
+fn refusal(error: PeerError) -> Status {
+    match error {
+        PeerError::WrongPeer { message, .. } => Status::failed_precondition(message),
+        error @ (PeerError::Refused { .. } | PeerError::Unreachable { .. }) => {
+            Status::unavailable(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Sessions in Postgres: how they begin, and how they are fenced.
+//!
+//! A fence updates the rows that appends lock, and so waits for those in flight
+//! and stops those to come. A connection that stalls with the lock held is ended:
+//! a fence must not depend on the one it fences.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgArguments;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::storage::epoch_i64;
+use crate::storage::postgres::connections::{Connections, arguments, connection_name};
+use crate::writer::{Epoch, SessionUuid, ShardNr};
+
+/// How long a fence waits before it ends the connections that block it.
+const BLOCKED_BEFORE_ENDING: Duration = Duration::from_millis(500);
+
+/// Rows are locked in order, so that two fences never wait for each other.
+const FENCE_SESSIONS: &str = "\
+    WITH locked AS ( \
+        SELECT session, lane FROM perennial.writer_sessions WHERE session = ANY ($1) \
+        ORDER BY session, lane FOR NO KEY UPDATE \
+    ) \
+    UPDATE perennial.writer_sessions s SET fenced_at = now() FROM locked \
+    WHERE s.session = locked.session AND s.lane = locked.lane AND s.fenced_at IS NULL";
+
+const FENCE_SHARD: &str = "\
+    WITH locked AS ( \
+        SELECT session, lane FROM perennial.writer_sessions WHERE session = ANY ($1) \
+        ORDER BY session, lane FOR NO KEY UPDATE \
+    ) \
+    UPDATE perennial.writer_sessions s \
+    SET fenced_shards = s.fenced_shards \
+        || jsonb_build_object($2::text, greatest((s.fenced_shards ->> $2::text)::bigint, $3)) \
+    FROM locked WHERE s.session = locked.session AND s.lane = locked.lane";
+
+const END_BLOCKERS: &str = "\
+    SELECT count(pg_terminate_backend(a.pid)) FROM unnest(pg_blocking_pids($1)) AS b (pid) \
+    JOIN pg_stat_activity a ON a.pid = b.pid WHERE a.application_name = ANY ($2)";
+
+/// The node's row stays locked until the new session is there, so of two
+/// incarnations begun at once the later sees, and fences, the earlier. The cluster's
+/// row is locked as well, so a new generation comes either before the session, which
+/// is then of that generation, or after it, and then sees it and fences it.
+const OPEN_SESSION: &str = "\
+    WITH cluster AS ( \
+        SELECT generation FROM perennial.cluster FOR SHARE \
+    ), node AS ( \
+        UPDATE perennial.nodes SET incarnation = incarnation + 1, last_seen_at = now() WHERE node_nr = $1 \
+        RETURNING incarnation, coalesce((SELECT generation FROM cluster), 0) AS generation \
+    ), opened AS ( \
+        INSERT INTO perennial.writer_sessions (session, lane, node_nr, incarnation, generation) \
+        SELECT $2, lane, $1, incarnation, generation FROM node, unnest($3::int[]) AS lanes (lane) \
+    ) \
+    SELECT incarnation, generation FROM node";
+
+/// A session without rows may not write: the rows of a fenced one are only of
+/// interest to people, and the latest few will do.
+const FORGET_SESSIONS: &str = "\
+    DELETE FROM perennial.writer_sessions \
+    WHERE node_nr = $1 AND fenced_at IS NOT NULL AND incarnation < $2 - 10";
+
+/// Number, session and generation of the new incarnation; `None` when the node is
+/// not known.
+pub(super) async fn begin_incarnation(
+    connections: &Connections,
+    node: i64,
+) -> Result<Option<(i64, Uuid, i32)>, sqlx::Error> {
+    let session = Uuid::new_v4();
+    let mut connection = connections.control.acquire().await?;
+    let opened: Option<(i64, i32)> = sqlx::query_as(OPEN_SESSION)
+        .bind(node)
+        .bind(session)
+        .bind(connections.lane_numbers())
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some((number, generation)) = opened else {
+        return Ok(None);
+    };
+    sqlx::query(FORGET_SESSIONS)
+        .bind(node)
+        .bind(number)
+        .execute(&mut *connection)
+        .await?;
+    let earlier: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT DISTINCT session FROM perennial.writer_sessions \
+         WHERE node_nr = $1 AND incarnation < $2 AND fenced_at IS NULL",
+    )
+    .bind(node)
+    .bind(number)
+    .fetch_all(&mut *connection)
+    .await?;
+    drop(connection);
+    fence_rows(connections, &earlier, FENCE_SESSIONS, arguments![&earlier]?).await?;
+    Ok(Some((number, session, generation)))
+}
+
+pub(super) async fn fence_earlier_generations(
+    connections: &Connections,
+    generation: i32,
+) -> Result<(), sqlx::Error> {
+    let earlier: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT DISTINCT session FROM perennial.writer_sessions \
+         WHERE generation < $1 AND fenced_at IS NULL",
+    )
+    .bind(generation)
+    .fetch_all(&mut *connections.control.acquire().await?)
+    .await?;
+    fence_rows(connections, &earlier, FENCE_SESSIONS, arguments![&earlier]?).await
+}
+
+pub(super) async fn fence(
+    connections: &Connections,
+    session: SessionUuid,
+    shard: Option<(ShardNr, Epoch)>,
+) -> Result<(), sqlx::Error> {
+    let sessions = [session.0];
+    let (sql, arguments) = match shard {
+        None => (FENCE_SESSIONS, arguments![&sessions[..]]?),
+        Some((shard, epoch)) => (
+            FENCE_SHARD,
+            arguments![&sessions[..], shard.to_string(), epoch_i64(epoch)]?,
+        ),
+    };
+    fence_rows(connections, &sessions, sql, arguments).await
+}
+
+/// Updates the rows of sessions, and ends their connections if they block it.
+async fn fence_rows(
+    connections: &Connections,
+    sessions: &[Uuid],
+    sql: &str,
+    arguments: PgArguments,
+) -> Result<(), sqlx::Error> {
+    let mut connection = connections.control.acquire().await?;
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(&mut *connection)
+        .await?;
+    let mut update = std::pin::pin!(sqlx::query_with(sql, arguments).execute(&mut *connection));
+    loop {
+        match timeout(BLOCKED_BEFORE_ENDING, &mut update).await {
+            Ok(updated) => return updated.map(|_| ()),
+            Err(_) => end_blockers(connections, sessions, pid).await,
+        }
+    }
+}
+
+/// Ends the connections of these sessions that `waiting` waits for.
+async fn end_blockers(connections: &Connections, sessions: &[Uuid], waiting: i32) {
+    let names: Vec<String> = sessions
+        .iter()
+        .map(|session| connection_name(SessionUuid(*session)))
+        .collect();
+    let ended: Result<i64, sqlx::Error> = sqlx::query_scalar(END_BLOCKERS)
+        .bind(waiting)
+        .bind(names)
+        .fetch_one(&connections.readers)
+        .await;
+    match ended {
+        Ok(0) => {
+            tracing::warn!("a fence is blocked by a connection that is not of the fenced session");
+        }
+        Ok(count) => tracing::warn!(count, "ended stalled connections of a fenced session"),
+        // The fence goes on waiting, until the server's time-out ends it.
+        Err(error) => tracing::warn!(%error, "could not end the connections that block a fence"),
+    }
+}

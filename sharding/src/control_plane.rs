@@ -1,0 +1,67 @@
+//! The replicated [`ClusterState`], as the rest of a node sees it.
+//!
+//! The only door to raft: openraft's types stay behind it, in `raft/`. Every node
+//! has the state; changes go to the leader, wherever it is. Next: `cluster_state.rs`.
+
+use std::sync::Arc;
+
+use perennial_persistence::registry::NodeNr;
+use tokio::sync::watch;
+
+use crate::cluster_state::{ClusterCommand, ClusterState};
+
+/// Who leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    /// As far as this node knows.
+    pub leader: Option<NodeNr>,
+    /// Grows with every election.
+    pub term: u64,
+}
+
+/// Why a change was not committed, or is not known to be.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// There is no leader, or it cannot be reached: try again.
+    #[error("the cluster has no leader that can be reached: retry later ({message})")]
+    NoLeader {
+        /// What was tried.
+        message: String,
+    },
+    /// It may be committed, or not: commands can be repeated.
+    #[error("the leader did not say whether the change is committed: repeat it ({message})")]
+    Unknown {
+        /// What happened.
+        message: String,
+    },
+}
+
+/// The replicated state; cheap to clone. Shapes shown here are what users of it
+/// rely on; raft fills them in.
+pub trait ControlPlane: Send + Sync + 'static {
+    /// The state as this node has applied it; changes with every applied command.
+    fn state(&self) -> watch::Receiver<Arc<ClusterState>>;
+
+    /// Who leads, as far as this node knows.
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+
+    /// Commits a change, through the leader if that is another node. Returns the
+    /// index at which it is applied here or will be. Safe to cancel; then it may be
+    /// committed all the same.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    fn propose(
+        &self,
+        command: ClusterCommand,
+    ) -> impl Future<Output = Result<u64, ProposeError>> + Send;
+
+    /// Returns when a quorum has confirmed, after this call, that this node leads, and
+    /// this node's state has everything that was committed before. Heartbeats are
+    /// acknowledged by it, so many calls are under way at once: they share rounds, each
+    /// served by one that begins after it.
+    ///
+    /// # Errors
+    /// [`ProposeError::NoLeader`] when it does not, or no quorum answers in time.
+    fn confirm_leadership(&self) -> impl Future<Output = Result<(), ProposeError>> + Send;
+}

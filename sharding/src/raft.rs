@@ -1,0 +1,34 @@
+//! The raft group that replicates the [`ClusterState`](crate::cluster_state).
+//!
+//! The only place that knows openraft: its types stay in this folder, so that
+//! another version, or another library, changes nothing outside. The rest of a node
+//! sees [`RaftControlPlane`], which is a [`ControlPlane`](crate::control_plane).
+//!
+//! * `store.rs`: what must survive on disk, and when it counts as written;
+//! * `state_machine.rs`: applies what is committed and publishes it;
+//! * `network.rs`: raft's messages as [`PeerRequest::Raft`](crate::peer::PeerRequest);
+//! * `control.rs`: starting, proposing, joining, answering peers;
+//! * `voters.rs`, `membership.rs`: who votes, decided and done;
+//! * `confirmation.rs`, `handover.rs`: leadership confirmed, and given away.
+
+mod address_book;
+mod confirmation;
+mod control;
+mod handover;
+mod log_store;
+mod membership;
+mod message;
+mod network;
+mod settings;
+mod state_machine;
+pub mod store;
+mod types;
+pub mod voters;
+
+pub use self::address_book::AddressBook;
+pub use self::control::{RaftControlPlane, RaftError, RaftNode};
+pub use self::settings::{InvalidRaftSettings, RaftSettings};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod group_test;

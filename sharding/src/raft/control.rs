@@ -1,0 +1,662 @@
+//! A member of the raft group: started, asked, and answering its peers.
+//!
+//! [`RaftControlPlane`] is what the rest of a node sees of raft. Changes go to the
+//! leader, wherever it is; each attempt has a deadline, and so have all of them
+//! together. Next: `network.rs` for what travels between members, `membership.rs`
+//! for who votes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use openraft::EmptyNode;
+use openraft::error::{ClientWriteError, ForwardToLeader};
+use perennial_persistence::registry::NodeNr;
+use perennial_persistence::writer::SessionUuid;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::address_book::AddressBook;
+use super::confirmation::Confirmations;
+use super::log_store::LogStore;
+use super::message::{RaftRequest, RaftResponse, decode, encode};
+use super::network::Network;
+use super::settings::{InvalidRaftSettings, RaftSettings};
+use super::state_machine::StateMachine;
+use super::store::{RaftStore, StoreIdentity};
+use super::types::Raft;
+use super::{handover, membership};
+use crate::cluster_state::{ClusterCommand, ClusterState, Member, MemberStatus};
+use crate::control_plane::{ControlPlane, Leadership, ProposeError};
+use crate::peer::{Peer, PeerError, PeerHeader, PeerRequest, PeerResponse, PeerTransport};
+
+/// Changes under way at this node, its own and those of others.
+const PROPOSALS_MAX: usize = 1_024;
+/// For one attempt to have a change committed.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+/// For all attempts together.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two attempts, when nobody could be asked.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// For one member to say whether it leads.
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Raft ends with its tasks; a disk that does not answer must not hold that up.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a member of the raft group is started with.
+pub struct RaftNode {
+    /// Opened for this node; a new one is empty.
+    pub store: RaftStore,
+    /// Fixed when the cluster was formed.
+    pub number_of_shards: u32,
+    /// Under which this node writes at the moment.
+    pub session: SessionUuid,
+    /// To the other nodes.
+    pub transport: Arc<dyn PeerTransport>,
+    /// Where they are, as far as known; it learns from the replicated state.
+    pub addresses: AddressBook,
+    /// How patient the group is.
+    pub settings: RaftSettings,
+    /// From 0 to 1, drawn for each start: places this node's election time-out
+    /// between the least and the most, so that not all stand at once.
+    pub luck: f64,
+}
+
+/// Why a member cannot start or form a group.
+#[derive(Debug, thiserror::Error)]
+pub enum RaftError {
+    /// The settings do not fit together.
+    #[error(transparent)]
+    Settings(#[from] InvalidRaftSettings),
+    /// What is in the store cannot be used.
+    #[error("the raft store cannot be used: {message}")]
+    Store {
+        /// What is wrong.
+        message: String,
+    },
+    /// It stopped, for the reason in the log.
+    #[error("raft has stopped: {message}; restart this node")]
+    Stopped {
+        /// Why.
+        message: String,
+    },
+    /// The group has not elected this node in time.
+    #[error("node {} formed a raft group of its own and was not elected within {within:?}: is its disk stuck?", .node.0)]
+    NotElected {
+        /// This node.
+        node: NodeNr,
+        /// How long was waited.
+        within: Duration,
+    },
+}
+
+/// A member of the raft group; clones are the same. It stops when all are dropped,
+/// as after a kill, or with [`RaftControlPlane::stop`].
+#[derive(Clone)]
+pub struct RaftControlPlane {
+    shared: Arc<Shared>,
+    _stop_on_drop: Arc<DropGuard>,
+}
+
+pub(super) struct Shared {
+    pub(super) me: NodeNr,
+    pub(super) raft: Raft,
+    pub(super) state: watch::Receiver<Arc<ClusterState>>,
+    pub(super) leadership: watch::Sender<Leadership>,
+    pub(super) network: Network,
+    store: RaftStore,
+    confirmations: Confirmations,
+    proposals: Semaphore,
+    /// Set while leadership is given away: what is proposed meanwhile waits for the
+    /// next leader.
+    handing_over: AtomicBool,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Who this node is, in every message to a peer; clones share the session.
+#[derive(Clone)]
+pub(super) struct PeerHeaders {
+    from: StoreIdentity,
+    session: Arc<Mutex<SessionUuid>>,
+}
+
+impl PeerHeaders {
+    pub(super) fn to(&self, to: NodeNr) -> PeerHeader {
+        PeerHeader {
+            cluster_id: self.from.cluster_id,
+            generation: self.from.generation,
+            from: self.from.node,
+            session: *self.session.lock().unwrap_or_else(PoisonError::into_inner),
+            to,
+        }
+    }
+}
+
+impl RaftControlPlane {
+    /// Starts a member. With an empty store it waits until it is taken into a group,
+    /// or [forms one](Self::form); with another it goes on where it stopped, and
+    /// leads at once if it is the only voter.
+    ///
+    /// # Errors
+    /// [`RaftError`].
+    pub async fn start(node: RaftNode) -> Result<Self, RaftError> {
+        node.settings.validate()?;
+        let identity = node.store.identity();
+        let me = identity.node;
+        let fresh = ClusterState::new(
+            identity.cluster_id,
+            identity.generation,
+            node.number_of_shards,
+        );
+        let unusable = |error: std::io::Error| RaftError::Store {
+            message: error.to_string(),
+        };
+        let machine = StateMachine::new(node.store.clone(), fresh, node.addresses.clone())
+            .map_err(unusable)?;
+        let state = machine.published();
+        let network = Network {
+            transport: node.transport,
+            addresses: node.addresses,
+            headers: PeerHeaders {
+                from: identity,
+                session: Arc::new(Mutex::new(node.session)),
+            },
+        };
+        let raft = Raft::new(
+            me.0,
+            node.settings.for_openraft(node.luck),
+            network.clone(),
+            LogStore::new(node.store.clone()),
+            machine,
+        )
+        .await
+        .map_err(|error| stopped(&error))?;
+
+        let (confirmations, rounds) =
+            Confirmations::new(raft.clone(), state.clone(), node.settings.election_min);
+        let shared = Arc::new(Shared {
+            me,
+            raft: raft.clone(),
+            state: state.clone(),
+            leadership: watch::channel(Leadership::default()).0,
+            network,
+            store: node.store,
+            confirmations,
+            proposals: Semaphore::new(PROPOSALS_MAX),
+            handing_over: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let follow = follow_leadership(raft.clone(), shared.leadership.clone());
+        let keep_up = membership::keep_up(me, raft.clone(), state.clone(), node.settings);
+        shared.spawn(rounds);
+        shared.spawn(follow);
+        shared.spawn(keep_up);
+        shared.spawn(warn_of_two(state));
+        shared.spawn_last(raft.clone());
+        let control = Self {
+            _stop_on_drop: Arc::new(shared.stopping.clone().drop_guard()),
+            shared,
+        };
+        control.elect_only_voter().await?;
+        Ok(control)
+    }
+
+    /// A restarted member that voted alone has nobody to wait for.
+    async fn elect_only_voter(&self) -> Result<(), RaftError> {
+        let raft = &self.shared.raft;
+        let alone = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow();
+            metrics.membership_config.voter_ids().eq([self.shared.me.0])
+                && metrics.current_leader.is_none()
+        };
+        if alone {
+            let elected = raft.trigger().elect().await;
+            elected.map_err(|error| stopped(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes this node the only voter of a new group, and returns when it leads.
+    /// Does nothing to a group that has been formed already. Safe to cancel and to
+    /// repeat.
+    ///
+    /// # Errors
+    /// [`RaftError::Stopped`], or [`RaftError::NotElected`].
+    pub async fn form(&self, within: Duration) -> Result<(), RaftError> {
+        use openraft::error::{InitializeError, RaftError as OpenraftError};
+
+        let shared = &self.shared;
+        let alone = std::collections::BTreeMap::from([(shared.me.0, EmptyNode::new())]);
+        match shared.raft.initialize(alone).await {
+            Ok(()) | Err(OpenraftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(error) => return Err(stopped(&error)),
+        }
+        let mut leadership = shared.leadership.subscribe();
+        let me = Some(shared.me);
+        match timeout(within, leadership.wait_for(|now| now.leader == me)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(RaftError::NotElected {
+                node: shared.me,
+                within,
+            }),
+        }
+    }
+
+    /// Makes this node a member of the cluster, or a returning one, with a new
+    /// session, and returns when its own state shows that. Safe to cancel and to
+    /// repeat.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn join(&self, member: Member, at: u64) -> Result<(), ProposeError> {
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        *self
+            .shared
+            .network
+            .headers
+            .session
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = member.session;
+        let join = ClusterCommand::Join { member, at };
+        let index = self.shared.propose_until(join, deadline).await?;
+        let mut state = self.shared.state.clone();
+        let applied = state.wait_for(|state| state.index >= index);
+        match timeout_at(deadline, applied).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown {
+                message: format!("the leader has not sent the log up to {index} yet"),
+            }),
+        }
+    }
+
+    /// Answers what concerns the raft group; `None` for any other request.
+    ///
+    /// # Errors
+    /// [`PeerError::WrongPeer`] when the header is not for this node: raft must never
+    /// take one node for another, which an address that was used before makes easy.
+    /// Another [`PeerError`] when the request cannot be read, or its outcome is not
+    /// known.
+    pub async fn handle(
+        &self,
+        header: &PeerHeader,
+        request: &PeerRequest,
+    ) -> Option<Result<PeerResponse, PeerError>> {
+        let shared = &self.shared;
+        let of_raft = matches!(
+            request,
+            PeerRequest::Raft(_) | PeerRequest::Propose(_) | PeerRequest::Elect
+        );
+        if of_raft && let Err(error) = shared.check(header) {
+            return Some(Err(error));
+        }
+        match request {
+            PeerRequest::Raft(message) => Some(shared.answer(header, message).await),
+            PeerRequest::Propose(command) => {
+                Some(shared.propose_for(header, command.clone()).await)
+            }
+            PeerRequest::Elect => {
+                let elected = shared.raft.trigger().elect().await;
+                Some(match elected {
+                    Ok(()) => Ok(PeerResponse::Done),
+                    Err(error) => Err(shared.unanswered(error.to_string())),
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives leadership away, as before a planned stop. Returns whether another node
+    /// leads; if not, this one goes on, or nobody does for the moment.
+    pub async fn hand_over_leadership(&self, within: Duration) -> bool {
+        self.shared.handing_over.store(true, Ordering::SeqCst);
+        let handed_over = handover::hand_over(&self.shared, within).await;
+        self.shared.handing_over.store(false, Ordering::SeqCst);
+        handed_over
+    }
+
+    /// Returns when raft has stopped by itself, which it does when its store fails:
+    /// the node must then end, for it can neither lead nor learn.
+    pub async fn failed(&self) -> RaftError {
+        let mut metrics = self.shared.raft.metrics();
+        let failure = match metrics.wait_for(|m| m.running_state.is_err()).await {
+            Ok(metrics) => metrics.running_state.clone().err(),
+            Err(_) => None,
+        };
+        RaftError::Stopped {
+            message: failure.map_or_else(|| "its task ended".to_owned(), |e| e.to_string()),
+        }
+    }
+
+    /// The numbers of the voters, for people.
+    #[must_use]
+    pub fn voters(&self) -> Vec<NodeNr> {
+        let metrics = self.shared.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.voter_ids().map(NodeNr).collect()
+    }
+
+    /// Where other nodes are, as far as this one knows.
+    #[must_use]
+    pub fn addresses(&self) -> &AddressBook {
+        &self.shared.network.addresses
+    }
+
+    /// Stops the member and closes its store. Everything acknowledged is on disk.
+    pub async fn stop(&self) {
+        self.shared.stopping.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+impl ControlPlane for RaftControlPlane {
+    fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.shared.state.clone()
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.shared.leadership.subscribe()
+    }
+
+    async fn propose(&self, command: ClusterCommand) -> Result<u64, ProposeError> {
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        self.shared.propose_until(command, deadline).await
+    }
+
+    async fn confirm_leadership(&self) -> Result<(), ProposeError> {
+        self.shared.confirmations.confirm().await
+    }
+}
+
+/// What came of one attempt to have a change committed.
+enum Attempt {
+    Committed {
+        index: u64,
+    },
+    /// Certainly not; perhaps that one knows.
+    NotLeader {
+        leader: Option<NodeNr>,
+    },
+    /// Certainly not; this one cannot be asked.
+    Refused {
+        message: String,
+    },
+    Unknown {
+        message: String,
+    },
+}
+
+impl Shared {
+    pub(super) fn leader(&self) -> Option<NodeNr> {
+        self.leadership.borrow().leader
+    }
+
+    /// Runs a task until this member stops.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.stopping.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+
+    /// Ends raft when this member stops.
+    fn spawn_last(&self, raft: Raft) {
+        let (stopping, store) = (self.stopping.clone(), self.store.clone());
+        self.tasks.spawn(async move {
+            stopping.cancelled().await;
+            let ended = async {
+                if let Err(error) = raft.shutdown().await {
+                    tracing::warn!(%error, "raft did not end as it should");
+                }
+                store.close().await;
+            };
+            if timeout(STOP_TIMEOUT, ended).await.is_err() {
+                tracing::warn!("the raft store is slow: it is left as after a kill");
+            }
+        });
+    }
+
+    /// Asks the leader, whoever that is, until the change is committed or time is
+    /// up. A change may so be committed twice, which commands allow for.
+    async fn propose_until(
+        &self,
+        command: ClusterCommand,
+        deadline: Instant,
+    ) -> Result<u64, ProposeError> {
+        let mut unknown = None;
+        let mut tried = "nobody could be asked yet".to_owned();
+        let mut hint = None;
+        let mut asked = 0;
+        while Instant::now() < deadline {
+            let leader = hint.take().or_else(|| self.leader());
+            let attempt = match leader {
+                Some(leader) if leader == self.me => {
+                    timeout_at(deadline, self.propose_here(command.clone())).await
+                }
+                Some(leader) => match self.network.addresses.find(leader) {
+                    Some(peer) => {
+                        timeout_at(deadline, self.propose_there(&peer, command.clone())).await
+                    }
+                    None => Ok(Attempt::Refused {
+                        message: format!(
+                            "the address of the leader, node {}, is not known",
+                            leader.0
+                        ),
+                    }),
+                },
+                // A newcomer hears of the leader from anybody.
+                None => match self.somebody(asked) {
+                    Some(peer) => {
+                        timeout_at(deadline, self.propose_there(&peer, command.clone())).await
+                    }
+                    None => Ok(Attempt::NotLeader { leader: None }),
+                },
+            };
+            asked += 1;
+            match attempt {
+                Ok(Attempt::Committed { index }) => return Ok(index),
+                Ok(Attempt::NotLeader { leader }) => {
+                    hint = leader.filter(|leader| *leader != self.me);
+                    tried = "no node that was asked leads".to_owned();
+                    if hint.is_some() {
+                        // Two that each take the other for the leader must not be
+                        // asked without end at once.
+                        sleep(RETRY_INTERVAL / 10).await;
+                        continue;
+                    }
+                }
+                Ok(Attempt::Refused { message }) => tried = message,
+                Ok(Attempt::Unknown { message }) => unknown = Some(message),
+                Err(_) => unknown = Some("no answer in time".to_owned()),
+            }
+            sleep(RETRY_INTERVAL).await;
+        }
+        Err(match unknown {
+            Some(message) => ProposeError::Unknown { message },
+            None => ProposeError::NoLeader { message: tried },
+        })
+    }
+
+    /// Another node than the last time, one after the other.
+    fn somebody(&self, asked: usize) -> Option<Peer> {
+        let others = self.network.addresses.others(self.me);
+        (!others.is_empty()).then(|| others[asked % others.len()].clone())
+    }
+
+    async fn propose_here(&self, command: ClusterCommand) -> Attempt {
+        if self.handing_over.load(Ordering::SeqCst) {
+            return Attempt::NotLeader { leader: None };
+        }
+        let Ok(_permit) = self.proposals.try_acquire() else {
+            return Attempt::Refused {
+                message: format!("{PROPOSALS_MAX} changes are under way at the leader"),
+            };
+        };
+        match timeout(ATTEMPT_TIMEOUT, self.raft.client_write(command)).await {
+            Ok(Ok(written)) => Attempt::Committed {
+                index: written.log_id.index,
+            },
+            Ok(Err(openraft::error::RaftError::APIError(ClientWriteError::ForwardToLeader(
+                ForwardToLeader { leader_id, .. },
+            )))) => Attempt::NotLeader {
+                leader: leader_id.map(NodeNr),
+            },
+            Ok(Err(error)) => Attempt::Unknown {
+                message: error.to_string(),
+            },
+            Err(_) => Attempt::Unknown {
+                message: format!("no quorum answered within {ATTEMPT_TIMEOUT:?}"),
+            },
+        }
+    }
+
+    async fn propose_there(&self, peer: &Peer, command: ClusterCommand) -> Attempt {
+        let request = PeerRequest::Propose(command);
+        let header = self.network.headers.to(peer.node);
+        let within = ATTEMPT_TIMEOUT + ASK_TIMEOUT;
+        let answer = self.network.transport.call(peer, header, request, within);
+        match answer.await {
+            Ok(PeerResponse::Committed { index }) => Attempt::Committed { index },
+            Ok(PeerResponse::NotLeader { leader }) => Attempt::NotLeader { leader },
+            Ok(other) => Attempt::Unknown {
+                message: format!("node {} answered {other:?}", peer.node.0),
+            },
+            Err(error @ (PeerError::Refused { .. } | PeerError::WrongPeer { .. })) => {
+                Attempt::Refused {
+                    message: error.to_string(),
+                }
+            }
+            Err(error) => Attempt::Unknown {
+                message: error.to_string(),
+            },
+        }
+    }
+
+    /// Commits a change for another node, if this one leads.
+    async fn propose_for(
+        &self,
+        header: &PeerHeader,
+        command: ClusterCommand,
+    ) -> Result<PeerResponse, PeerError> {
+        match self.propose_here(command).await {
+            Attempt::Committed { index } => Ok(PeerResponse::Committed { index }),
+            Attempt::NotLeader { leader } => Ok(PeerResponse::NotLeader { leader }),
+            Attempt::Refused { message } => {
+                tracing::warn!(from = header.from.0, message, "a change is not taken");
+                Ok(PeerResponse::NotLeader { leader: None })
+            }
+            Attempt::Unknown { message } => Err(self.unanswered(message)),
+        }
+    }
+
+    async fn answer(&self, header: &PeerHeader, message: &[u8]) -> Result<PeerResponse, PeerError> {
+        let request = decode(message).map_err(|error| self.unanswered(error.to_string()))?;
+        let answer = match request {
+            RaftRequest::Append(append) => {
+                RaftResponse::Append(self.raft.append_entries(append).await)
+            }
+            RaftRequest::Vote(vote) => RaftResponse::Vote(self.raft.vote(vote).await),
+            RaftRequest::Snapshot(part) => {
+                RaftResponse::Snapshot(self.raft.install_snapshot(part).await)
+            }
+        };
+        let answer = encode(&answer).map_err(|error| {
+            tracing::error!(%error, to = header.from.0, "an answer of raft cannot be encoded");
+            self.unanswered(error.to_string())
+        })?;
+        Ok(PeerResponse::Raft(answer))
+    }
+
+    fn check(&self, header: &PeerHeader) -> Result<(), PeerError> {
+        let StoreIdentity {
+            cluster_id,
+            generation,
+            node,
+        } = self.network.headers.from;
+        if (header.cluster_id, header.generation, header.to) == (cluster_id, generation, node) {
+            return Ok(());
+        }
+        Err(PeerError::WrongPeer {
+            node: header.to,
+            address: self.address(),
+            message: format!(
+                "here is node {}, generation {generation} of cluster {cluster_id}, and the message is for generation \
+                 {} of cluster {}",
+                node.0, header.generation, header.cluster_id
+            ),
+        })
+    }
+
+    fn unanswered(&self, message: String) -> PeerError {
+        PeerError::Unreachable {
+            node: self.me,
+            address: self.address(),
+            message,
+        }
+    }
+
+    /// Where this node is, as far as known.
+    fn address(&self) -> String {
+        let found = self.network.addresses.find(self.me);
+        found.map_or_else(String::new, |peer| peer.address)
+    }
+}
+
+/// Publishes who leads, as raft's metrics say it.
+async fn follow_leadership(raft: Raft, leadership: watch::Sender<Leadership>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let now = {
+            // Released at once: raft waits for whoever looks at its metrics.
+            let metrics = metrics.borrow_and_update();
+            Leadership {
+                leader: metrics.current_leader.map(NodeNr),
+                term: metrics.current_term,
+            }
+        };
+        leadership.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Two nodes look like a cluster that survives one of them, and are none.
+async fn warn_of_two(mut state: watch::Receiver<Arc<ClusterState>>) {
+    let mut warned = false;
+    loop {
+        let members = {
+            let state = state.borrow_and_update();
+            let counted = state.members.values();
+            let counted = counted.filter(|member| member.status != MemberStatus::Down);
+            counted.count()
+        };
+        if members == 2 && !warned {
+            tracing::warn!(
+                "a cluster of two nodes tolerates no failure: without a majority nothing is decided; run three"
+            );
+        }
+        warned = members == 2;
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn stopped(error: &impl std::fmt::Display) -> RaftError {
+    RaftError::Stopped {
+        message: error.to_string(),
+    }
+}
