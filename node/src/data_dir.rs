@@ -2,27 +2,16 @@
 //!
 //! One process uses a directory at a time. `node.json` keeps the number the
 //! database gave this node, so that a restarted node is the same one and fences
-//! its own earlier sessions. What is decided from it is in `node/identity.rs`.
+//! its own earlier sessions; in `raft/` is what it must not forget of what the
+//! cluster's nodes agreed on. What is decided from it is in `forming/` of the
+//! sharding crate.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-
-/// Who the node of a data directory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NodeIdentity {
-    /// Given by the database, never used twice.
-    pub node: u64,
-    /// The cluster whose database gave it.
-    pub cluster_id: Uuid,
-    /// How often the node has started, at least. Written before each start, so it
-    /// is never less than what the database says, except on a restored disk.
-    pub incarnation: u64,
-}
+use perennial_sharding::forming::disk::{DiskError, NodeDisk, NodeIdentity, StoreFolder};
+use perennial_sharding::raft::store::{RaftStore, RaftStoreError, StoreIdentity};
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +121,32 @@ impl DataDir {
     fn identity_path(&self) -> PathBuf {
         self.path.join("node.json")
     }
+
+    fn stores(&self) -> StoreFolder {
+        StoreFolder::new(self.path.join("raft"))
+    }
+}
+
+impl NodeDisk for DataDir {
+    fn identity(&self) -> Result<Option<NodeIdentity>, DiskError> {
+        Self::identity(self).map_err(|error| DiskError(error.into()))
+    }
+
+    fn set_identity(&self, identity: &NodeIdentity) -> Result<(), DiskError> {
+        Self::set_identity(self, identity).map_err(|error| DiskError(error.into()))
+    }
+
+    fn make_store(&self, identity: StoreIdentity) -> Result<RaftStore, RaftStoreError> {
+        self.stores().make(identity)
+    }
+
+    fn open_store(&self, identity: StoreIdentity) -> Result<Option<RaftStore>, RaftStoreError> {
+        self.stores().open(identity)
+    }
+
+    fn remove_store(&self, generation: u32) -> io::Result<()> {
+        self.stores().remove(generation)
+    }
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
@@ -146,6 +161,9 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDir
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use perennial_persistence::registry::NodeNr;
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
@@ -166,9 +184,10 @@ mod tests {
         let dir = DataDir::open(parent.path()).unwrap();
         assert_eq!(dir.identity().unwrap(), None);
         let identity = NodeIdentity {
-            node: 3,
+            node: NodeNr(3),
             cluster_id: Uuid::nil(),
             incarnation: 7,
+            store_generation: 1,
         };
         dir.set_identity(&identity).unwrap();
         assert_eq!(dir.identity().unwrap(), Some(identity));

@@ -20,8 +20,9 @@ use crate::node::engine_place::EnginePlace;
 pub(crate) struct Readiness(Arc<AtomicBool>);
 
 impl Readiness {
-    pub(crate) fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Relaxed);
+    /// Returns what it was before.
+    pub(crate) fn set(&self, ready: bool) -> bool {
+        self.0.swap(ready, Ordering::Relaxed)
     }
 
     fn is_ready(&self) -> bool {

@@ -8,40 +8,60 @@
 //! 4. The journal is opened (and its schema brought up to date, if asked for).
 //! 5. The cluster and the node's place in it are looked up, and an incarnation is
 //!    begun: from here on no earlier session of this node can write (I-2).
-//! 6. The engine starts, then the region, then the gRPC services.
-//! 7. Ready.
+//! 6. The node takes its part in the raft group, and forms the cluster if nobody
+//!    has. The port for other nodes serves.
+//! 7. The region starts, then the engine; the node joins (`membership.rs`).
+//! 8. The gRPC services start. When the node is up, it is ready.
+//!
+//! A node whose session is over, because others took it for dead, begins another one
+//! by itself. A cluster of one goes the same way as any.
 //!
 //! # Stop
+//! All of it within `node.drain_timeout`, whatever peers or clients do:
 //! 1. Not ready any more, so that nobody is sent here.
-//! 2. No new connections; streams take no more commands and finish those they
-//!    took; calls under way are finished. All that within `node.drain_timeout`.
-//! 3. The engine finishes what it accepted and ends.
-//! 4. The HTTP port closes, the data directory is free.
+//! 2. The node leaves: its shards are handed to others, to which it sends on what
+//!    still comes.
+//! 3. No new connections; streams take no more commands and finish those they
+//!    took; calls under way are finished.
+//! 4. Leadership goes to another node.
+//! 5. The engine finishes what it accepted and ends; the cluster is told.
+//! 6. All ports close, the data directory is free.
 //!
-//! Killed instead, nothing acknowledged is lost (I-5): the next start recovers
-//! from the journal.
+//! Killed instead, nothing acknowledged is lost (I-5): others take over, and the next
+//! start recovers from the journal.
 
 mod builder;
+pub(crate) mod cluster_view;
+pub(crate) mod engine_place;
 mod error;
 mod identity;
+mod journal_url;
+mod membership;
+mod peers;
+mod ready;
+mod shared_journal;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use perennial_persistence::engine::EntityEngine;
 use perennial_persistence::event_sourced::EventSourced;
 use perennial_persistence::persistence_id::{InvalidPersistenceId, PersistenceId};
 use perennial_persistence::registry::NodeNr;
+use perennial_sharding::forming::presence::PresenceEnd;
+use perennial_sharding::raft::RaftControlPlane;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic_health::server::HealthReporter;
 
-pub use self::builder::{NodeBuilder, migrate_journal};
+pub use self::builder::NodeBuilder;
 pub use self::error::NodeError;
-use crate::data_dir::DataDir;
+pub use self::journal_url::migrate_journal;
+use self::membership::{Ended, Membership};
+pub use self::shared_journal::SharedJournal;
 use crate::entity_ref::EntityRef;
 use crate::grpc::server::{self, ServeError};
 use crate::http::Readiness;
@@ -54,8 +74,12 @@ pub const HTTP_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 /// Where other nodes reach a node unless told otherwise.
 pub const PEER_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7402);
 
-/// What the engine gets to finish even when clients used up the drain time.
+/// What the engine gets to finish even when peers and clients used up the drain time.
 const ENGINE_STOP_MIN: Duration = Duration::from_secs(5);
+/// Giving leadership away takes less, or does not succeed.
+const HANDOVER_MAX: Duration = Duration::from_secs(3);
+/// What is said at the end, to a cluster that can do without.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// A running node. Dropped without [`Node::stop`], it closes its ports and ends
 /// like one that was killed.
@@ -63,18 +87,22 @@ pub struct Node {
     node_id: NodeNr,
     grpc_address: SocketAddr,
     http_address: SocketAddr,
+    peer_address: SocketAddr,
     journal: String,
     drain_timeout: Duration,
     intake: Arc<Intake>,
-    engine: EntityEngine,
+    control: RaftControlPlane,
+    membership: Arc<Membership>,
+    member_task: AbortOnDropHandle<Ended>,
     health: HealthReporter,
     readiness: Readiness,
     stopping: CancellationToken,
     streams: TaskTracker,
     grpc_task: JoinHandle<Result<(), ServeError>>,
     http_task: JoinHandle<()>,
+    peer_task: JoinHandle<Result<(), tonic::transport::Error>>,
+    presence_task: AbortOnDropHandle<PresenceEnd>,
     close_on_drop: DropGuard,
-    _data_dir: Option<DataDir>,
 }
 
 impl Node {
@@ -102,6 +130,12 @@ impl Node {
         self.http_address
     }
 
+    /// Where other nodes reach it, with the real port.
+    #[must_use]
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer_address
+    }
+
     /// The journal's URL, without its password.
     #[must_use]
     pub fn journal(&self) -> &str {
@@ -120,27 +154,45 @@ impl Node {
         Ok(EntityRef::new(Arc::clone(&self.intake), persistence_id))
     }
 
-    /// Runs until `asked` completes, then stops.
+    /// Runs until `asked` completes or the node is taken out of the cluster, then
+    /// stops.
     ///
     /// # Errors
     /// When the node has to end by itself.
     pub async fn run_until(mut self, asked: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let engine = self.engine.clone();
-        let ended = tokio::select! {
+        let control = self.control.clone();
+        let error = tokio::select! {
             () = asked => {
                 self.stop().await;
                 return Ok(());
             }
-            () = engine.fenced() => Err(NodeError::Fenced),
-            // Without an error it ends only when it is asked to.
+            ended = &mut self.member_task => match ended {
+                Ok(Ended::Removed) => {
+                    tracing::info!("this node was taken out of the cluster: stopping");
+                    self.stop().await;
+                    return Ok(());
+                }
+                Ok(Ended::Failed(error)) => error,
+                Err(_) => NodeError::TaskEnded { task: "membership" },
+            },
+            ended = &mut self.presence_task => match ended {
+                Ok(end) => end.into(),
+                Err(_) => NodeError::TaskEnded { task: "the node's presence" },
+            },
+            error = control.failed() => error.into(),
+            // Without an error they end only when they are asked to.
             ended = &mut self.grpc_task => match ended {
-                Ok(Err(error)) => Err(error.into()),
-                Ok(Ok(())) | Err(_) => Err(NodeError::ServerEnded),
+                Ok(Err(error)) => error.into(),
+                Ok(Ok(())) | Err(_) => NodeError::TaskEnded { task: "the gRPC port" },
+            },
+            ended = &mut self.peer_task => match ended {
+                Ok(Err(error)) => error.into(),
+                Ok(Ok(())) | Err(_) => NodeError::TaskEnded { task: "the port for other nodes" },
             },
         };
         // Nothing can be finished any more, but what was accepted is answered.
-        let _ = tokio::time::timeout(ENGINE_STOP_MIN, engine.stop()).await;
-        ended
+        self.stop_engine(Instant::now()).await;
+        Err(error)
     }
 
     /// Stops in the order described in the module's documentation.
@@ -149,34 +201,54 @@ impl Node {
             within = ?self.drain_timeout,
             "stopping: what was accepted is finished first"
         );
+        let deadline = Instant::now() + self.drain_timeout;
         self.readiness.set(false);
         server::set_health(&self.health, false).await;
+        self.membership.stopping.cancel();
+        if timeout_at(deadline, self.membership.drain()).await.is_err() {
+            tracing::warn!("shards were not handed off in time: others take them over");
+        }
         self.stopping.cancel();
         self.streams.close();
-        let started = tokio::time::Instant::now();
-        let mut grpc_task = self.grpc_task;
-        let calls = async {
-            self.streams.wait().await;
-            let _ = (&mut grpc_task).await;
-        };
-        if tokio::time::timeout(self.drain_timeout, calls)
-            .await
-            .is_err()
-        {
-            tracing::warn!("clients kept calls open until node.drain_timeout: they are cut off");
-            grpc_task.abort();
-        }
-        let left = self.drain_timeout.saturating_sub(started.elapsed());
-        let engine_stop = self.engine.stop();
-        if tokio::time::timeout(left.max(ENGINE_STOP_MIN), engine_stop)
-            .await
-            .is_err()
-        {
-            tracing::warn!("entities were not finished in time: they recover from the journal");
-        }
+        self.finish_calls(deadline).await;
+        let handing_over = self.control.hand_over_leadership(HANDOVER_MAX);
+        let _ = timeout_at(deadline, handing_over).await;
+        self.stop_engine(deadline).await;
+        let farewell = timeout_at(Instant::now() + FAREWELL_MAX, self.membership.depart());
+        let _ = farewell.await;
         drop(self.close_on_drop);
+        self.control.stop().await;
         // A scraper that does not hang up must not keep the node.
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.http_task).await;
+        let _ = tokio::time::timeout(FAREWELL_MAX, self.http_task).await;
         tracing::info!("stopped");
     }
+
+    async fn finish_calls(&self, deadline: Instant) {
+        let calls = async {
+            self.streams.wait().await;
+            while !self.grpc_task.is_finished() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout_at(deadline, calls).await.is_err() {
+            tracing::warn!("clients kept calls open until node.drain_timeout: they are cut off");
+            self.grpc_task.abort();
+        }
+    }
+
+    async fn stop_engine(&self, deadline: Instant) {
+        let Some(engine) = self.membership.place.get() else {
+            return;
+        };
+        let deadline = deadline.max(Instant::now() + ENGINE_STOP_MIN);
+        if timeout_at(deadline, engine.stop()).await.is_err() {
+            tracing::warn!("entities were not finished in time: they recover from the journal");
+        }
+    }
+}
+
+/// For people, in the cluster's state.
+pub(crate) fn unix_millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }

@@ -1,13 +1,17 @@
 //! Logs: for people on a terminal, JSON lines elsewhere, always on standard
-//! error. `RUST_LOG` chooses what is logged; without it, `info` and above.
+//! error. `RUST_LOG` chooses what is logged; without it, `info` and above,
+//! and errors only of the consensus library.
 
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
+/// The library that keeps the raft group says at length what it does.
+const DEFAULT: &str = "info,openraft=error";
+
 /// Starts logging in this process. Does nothing when somebody else has already.
 pub fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -16,6 +16,7 @@ use crate::command_error::{Applied, CommandError};
 use crate::journal::{AtomicWrite, NewEvent, StoredEvent};
 use crate::payload::Payload;
 use crate::persisting::Commands;
+use crate::runtime::confirmations::Confirmed;
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::Snapshot;
 
@@ -144,6 +145,9 @@ pub(crate) struct OutsideWork {
 pub(crate) trait ActorBehavior: Recoverable {
     /// As [`Incarnation::begin`].
     fn begin(&mut self) -> Recovery;
+
+    /// Gives its answers, where nothing was stored for them.
+    fn guard_answers(&mut self, confirmed: Confirmed);
 
     /// As [`Incarnation::recovery_failed`].
     fn recovery_failed(&mut self, cause: &CommandError);

@@ -19,11 +19,12 @@ use crate::circuit_breaker::CircuitBreakerSettings;
 use crate::command::{Answer, Envelope};
 use crate::durable_state::routing::route;
 use crate::entity_types::EntityTypes;
-use crate::handing_back::{EngineHooks, HandBackReason, HandedBack};
+use crate::handing_back::{EngineHooks, HandBackReason, HandedBack, TakeBack};
 use crate::persistence_id::PersistenceId;
 use crate::publication::{Publication, Subscription};
 use crate::replay_filter::ReplayFilterSettings;
 use crate::retention::RetentionSettings;
+use crate::runtime::confirmations::Confirmations;
 use crate::runtime::group_commit::GroupCommit;
 use crate::runtime::guarded_journal::{GuardedJournal, GuardedRecoveries};
 use crate::runtime::recovery_driver::RecoveryDriver;
@@ -153,7 +154,8 @@ pub(crate) struct Shared {
     pub(crate) commit: GroupCommit,
     pub(crate) recoveries: RecoveryDriver,
     pub(crate) snapshots: SnapshotWriter,
-    pub(crate) hooks: EngineHooks,
+    pub(crate) confirmations: Confirmations,
+    take_back: TakeBack,
     publication: Publication,
     workers: Arc<[WorkerHandle]>,
     fence: FenceWatch,
@@ -176,7 +178,7 @@ impl Shared {
 
     /// Gives requests of an entity back.
     pub(crate) fn hand_back(&self, reason: HandBackReason, envelopes: Vec<Envelope>) {
-        (self.hooks.take_back)(HandedBack { reason, envelopes });
+        (self.take_back)(HandedBack { reason, envelopes });
     }
 }
 
@@ -278,6 +280,8 @@ impl EntityEngine {
         );
         let recoveries = RecoveryDriver::start(&storage, &settings, &mut tasks.services);
         let snapshots = SnapshotWriter::new(&storage);
+        let confirmations = Confirmations::new(hooks.read_guard);
+        confirmations.start(&storage.journal, session, &mut tasks.services);
         let shared = Arc::new(Shared {
             types,
             session,
@@ -287,7 +291,8 @@ impl EntityEngine {
             commit,
             recoveries,
             snapshots,
-            hooks,
+            confirmations,
+            take_back: hooks.take_back,
             publication,
             workers,
             fence: FenceWatch::default(),
@@ -314,8 +319,7 @@ impl EntityEngine {
     ///
     /// # Errors
     /// The request itself: try again later.
-    // What comes back is what was handed in; boxing it would cost every request.
-    #[expect(clippy::result_large_err)]
+    #[expect(clippy::result_large_err, reason = "it is handed on, not reported")]
     pub fn offer(&self, envelope: Envelope) -> Result<(), Envelope> {
         self.worker(envelope.shard).offer(envelope)
     }
@@ -419,6 +423,7 @@ impl EntityEngine {
             }
         }
         self.shared.snapshots.finished().await;
+        self.shared.confirmations.finished().await;
         tasks.services.shutdown().await;
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::command::Envelope;
 use crate::command_error::CommandError;
-use crate::lease::Lease;
+use crate::lease::ReadLease;
 
 /// Why requests are handed back. None of them has had or will have an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub enum ReadGuard {
     #[default]
     Always,
     /// If the lease still holds after the request was handled.
-    Lease(Lease),
+    Lease(ReadLease),
     /// When the journal has said, after the request was handled, that the session may
     /// still write to the shard.
     Journal,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// A right that runs out. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Lease(Arc<Inner>);
+pub struct ReadLease(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -21,7 +21,7 @@ struct Inner {
     until: AtomicU64,
 }
 
-impl Lease {
+impl ReadLease {
     /// A lease that has run out at `now`, to be extended.
     #[must_use]
     pub fn new(now: Instant) -> Self {
@@ -77,7 +77,7 @@ mod tests {
     fn it_holds_until_the_latest_time_it_was_given() {
         let now = Instant::now();
         let at = |ms| now + Duration::from_millis(ms);
-        let lease = Lease::new(now);
+        let lease = ReadLease::new(now);
         assert!(!lease.holds_at(now));
         lease.extend(at(100));
         lease.extend(at(50));

@@ -5,6 +5,7 @@
 //! handles it, `group_commit.rs` stores what came of it, `cell.rs` answers.
 
 pub(crate) mod cell;
+pub(crate) mod confirmations;
 pub(crate) mod contained;
 pub(crate) mod group_commit;
 pub(crate) mod guarded_journal;

@@ -12,6 +12,7 @@ pub mod failure_detector;
 pub mod heartbeats;
 pub mod leader;
 pub mod lease;
+pub mod forming;
 pub mod peer;
 pub mod raft;
 pub mod region;

@@ -31,4 +31,4 @@ pub use self::settings::{InvalidRaftSettings, RaftSettings};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod group_test;
+pub(crate) mod group_test;

@@ -9,12 +9,13 @@
 //!
 //! Parts: `region/slot.rs` (one shard) with `route.rs` (what happens to its commands,
 //! pure), `link.rs` and `arrivals.rs` (between nodes), `keeper.rs` (in step with the
-//! cluster), `departures.rs` (handoff, at the owner). It knows nothing of gRPC nor
+//! cluster), `departures.rs` (handoff, at the owner), `fencing.rs` (takeover). It knows nothing of gRPC nor
 //! of what entities do, and does not decide where shards live. Next: `engine.rs` of
 //! the persistence crate, which takes the request to the entity.
 
 mod arrivals;
 mod departures;
+mod fencing;
 mod figures;
 mod inner;
 mod keeper;
@@ -31,7 +32,7 @@ use perennial_persistence::command::{Answer, ReplyTo, Request};
 use perennial_persistence::command_error::CommandError;
 use perennial_persistence::engine::{EntityDescription, EntityEngine, EntityState};
 use perennial_persistence::handing_back::{EngineHooks, ReadGuard};
-use perennial_persistence::lease::Lease;
+use perennial_persistence::lease::ReadLease;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::registry::{NodeNr, Registry};
 use perennial_persistence::sequence_nr::SequenceNr;
@@ -137,7 +138,7 @@ impl Region {
     /// This node serves the shards that its engine's session owns, for as long as the
     /// lease holds. The engine is one that was started with
     /// [`Region::engine_hooks`].
-    pub fn host(&self, engine: EntityEngine, lease: Lease) {
+    pub fn host(&self, engine: EntityEngine, lease: ReadLease) {
         let host = Host {
             session: engine.session(),
             engine,

@@ -47,6 +47,15 @@ use crate::proxy::{Flow, Link, Proxy};
 
 /// How long a cluster may take to come to rest; generous, for busy machines.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+/// Times by which a node of a busy machine is not taken for a dead one.
+const PATIENT: &[(&str, &str)] = &[
+    ("cluster.heartbeat_interval", "300ms"),
+    ("cluster.lease", "4s"),
+    ("cluster.down_after", "5s"),
+    ("cluster.raft.heartbeat", "400ms"),
+    ("cluster.raft.election_min", "1600ms"),
+    ("cluster.raft.election_max", "3200ms"),
+];
 /// More nodes have no addresses of their own.
 const NODES_MAX: usize = 100;
 
@@ -105,7 +114,8 @@ impl LocalClusterBuilder {
         Ok(self)
     }
 
-    /// A setting of all nodes, by its key.
+    /// A setting of all nodes, by its key. Without others, the cluster is more patient
+    /// than by default, for the sake of busy machines.
     #[must_use]
     pub fn setting(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.to_owned(), value.to_owned()));
@@ -156,7 +166,7 @@ impl LocalCluster {
             nodes,
             kind: Kind::Threads(Arc::new(builder)),
             journal: Journal::Memory,
-            settings: Vec::new(),
+            settings: patient(),
         }
     }
 
@@ -167,7 +177,7 @@ impl LocalCluster {
             nodes,
             kind: Kind::Processes,
             journal: Journal::Memory,
-            settings: Vec::new(),
+            settings: patient(),
         }
     }
 
@@ -476,6 +486,11 @@ impl Host {
             HostedNode::Process(process) => process.peer_address(),
         });
     }
+}
+
+fn patient() -> Vec<(String, String)> {
+    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    PATIENT.iter().map(owned).collect()
 }
 
 /// Each node has an address of its own on this machine, by which the proxies know

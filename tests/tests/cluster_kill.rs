@@ -11,7 +11,7 @@ use perennial_tests::seed::Random;
 const COUNTERS: u64 = 100;
 const KILLS: usize = 3;
 /// Commands between two events.
-const STEP: u64 = 400;
+const STEP: u64 = 200;
 
 /// I-5, I-8.
 #[tokio::test]

@@ -11,8 +11,8 @@ use perennial_tests::database::TestDatabase;
 use perennial_tests::eventually::eventually;
 use perennial_tests::local_cluster::LocalCluster;
 
-const COUNTERS: u64 = 200;
-const COMMANDS: u64 = 5_000;
+const COUNTERS: u64 = 150;
+const COMMANDS: u64 = 1_500;
 
 /// I-1, I-3, I-8.
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn any_node_serves_every_entity_and_each_lives_on_one() {
     let cluster = LocalCluster::of_processes(3).postgres(&database).await.unwrap();
     let cluster = cluster.start().await.unwrap();
 
-    let load = ClusterLoad::start(&cluster.addresses(), "c", 12, COUNTERS);
+    let load = ClusterLoad::start(&cluster.addresses(), "c", 48, COUNTERS);
     load.progress(COMMANDS).await.unwrap();
     let mut book = load.stop_and_check(&cluster.address(1)).await.unwrap();
     assert_eq!(book.failures, [], "I-8: nothing went wrong here");

@@ -13,7 +13,7 @@ use perennial_tests::local_cluster::LocalCluster;
 use perennial_tests::proxy::Flow;
 
 const COUNTERS: u64 = 60;
-const STEP: u64 = 200;
+const STEP: u64 = 100;
 const SOON: Duration = Duration::from_secs(60);
 
 async fn cluster(database: &TestDatabase) -> LocalCluster {

@@ -12,7 +12,7 @@ use perennial_tests::local_cluster::LocalCluster;
 
 const COUNTERS: u64 = 100;
 /// Commands between two events.
-const STEP: u64 = 300;
+const STEP: u64 = 150;
 const SOON: Duration = Duration::from_secs(60);
 
 /// I-9.

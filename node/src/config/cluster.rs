@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use perennial_sharding::coordinator::CoordinatorSettings;
+use perennial_sharding::failure_detector::DetectorSettings;
+use perennial_sharding::leader::LeaderSettings;
 use perennial_sharding::lease::{LivenessTimes, LivenessTimesError};
 use perennial_sharding::raft::{InvalidRaftSettings, RaftSettings};
+use perennial_sharding::region::RegionSettings;
 
-use super::Key;
 use super::value::{choice, count, duration};
+use super::{Key, Settings};
 
 /// How nodes of a cluster find out about each other, and when they act on it.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,6 +94,46 @@ impl ClusterSettings {
         };
         settings.validate()?;
         Ok(settings)
+    }
+}
+
+impl Settings {
+    /// Limits and times of the shard region.
+    pub(crate) fn region(&self) -> RegionSettings {
+        RegionSettings {
+            buffer_size: self.sharding.buffer_size,
+            buffer_total: self.sharding.buffer_total,
+            handoff_timeout: self.sharding.handoff_timeout,
+            ..RegionSettings::default()
+        }
+    }
+
+    /// What the leader goes by.
+    pub(crate) fn leader(&self) -> LeaderSettings {
+        LeaderSettings {
+            coordinator: self.coordinator(),
+            detector: self.detector(),
+            probe_after: self.cluster.heartbeat_interval * 2,
+        }
+    }
+
+    fn coordinator(&self) -> CoordinatorSettings {
+        let sharding = &self.sharding;
+        let moved = sharding.rebalance_max_simultaneous.of(self.number_of_shards);
+        CoordinatorSettings {
+            handoff_timeout: sharding.handoff_timeout,
+            rebalance_interval: sharding.rebalance_interval,
+            max_simultaneous: moved as usize,
+            ..CoordinatorSettings::for_shards(self.number_of_shards)
+        }
+    }
+
+    fn detector(&self) -> DetectorSettings {
+        DetectorSettings {
+            down_after: self.cluster.down_after,
+            refused_means_dead: self.cluster.reads == Reads::Journal,
+            ..DetectorSettings::default()
+        }
     }
 }
 

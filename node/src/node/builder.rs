@@ -1,23 +1,38 @@
 //! Says what a node is to be, and starts it. The order is explained in `node.rs`.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use perennial_persistence::engine::EntityEngine;
 use perennial_persistence::entity_types::{EntityTypes, RegistrationError};
 use perennial_persistence::event_sourced::EventSourced;
+use perennial_persistence::registry::NodeAddresses;
 use perennial_persistence::storage::{Storage, StorageUrl, migrate};
+use perennial_sharding::cluster_state::{Member, MemberStatus};
+use perennial_sharding::forming::disk::{MemoryDisk, NodeDisk};
+use perennial_sharding::forming::entry::{Entered, Entry};
+use perennial_sharding::forming::presence::stay_present;
+use perennial_sharding::heartbeats::JournalReach;
+use perennial_sharding::leader::Leader;
+use perennial_sharding::peer::PeerTransport;
+use perennial_sharding::raft::store::StoreIdentity;
 use perennial_sharding::region::Region;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic_health::server::HealthReporter;
 
-use super::identity::begin_incarnation;
-use super::{GRPC_ADDRESS, HTTP_ADDRESS, Node, NodeError};
+use super::cluster_view::ClusterView;
+use super::engine_place::EnginePlace;
+use super::journal_url::journal_url;
+use super::membership::Membership;
+use super::peers::Peers;
+use super::ready::{follow_readiness, until_up};
+use super::shared_journal::SharedJournal;
+use super::{GRPC_ADDRESS, HTTP_ADDRESS, Node, NodeError, PEER_ADDRESS};
 use crate::admission::Admission;
 use crate::config::Settings;
 use crate::data_dir::DataDir;
@@ -28,6 +43,9 @@ use crate::grpc::server::{self, Services};
 use crate::http::{self, Readiness};
 use crate::intake::Intake;
 use crate::metrics;
+use crate::peer::PeerLimits;
+use crate::peer::server as peer_server;
+use crate::peer::transport::GrpcTransport;
 
 /// How often the recorder folds what was measured into its summaries.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -181,21 +199,25 @@ impl NodeBuilder {
     /// # Errors
     /// [`NodeError`]; nothing is left running.
     pub async fn start(self) -> Result<Node, NodeError> {
-        self.registration?;
-        for address in [self.grpc_address, self.http_address] {
+        self.registration.clone()?;
+        for address in [self.grpc_address, self.http_address, self.peer_address] {
             if !self.insecure && !address.ip().is_loopback() {
                 return Err(NodeError::NotLoopback { address });
             }
         }
-        let settings = self.settings;
-        let url = journal_url(&settings, self.data_dir.as_deref())?;
-        let data_dir = match (&url, self.data_dir) {
-            (StorageUrl::Memory, _) => None,
-            (_, Some(path)) => Some(DataDir::open(&path)?),
-            (_, None) => return Err(NodeError::DataDirRequired),
+        let settings = &self.settings;
+        let (url, data_dir) = self.places()?;
+        let disk: Arc<dyn NodeDisk> = match data_dir {
+            Some(path) => Arc::new(DataDir::open(&path)?),
+            None => Arc::new(MemoryDisk::default()),
         };
         let (grpc_listener, grpc_address) = bind(self.grpc_address, "--listen").await?;
         let (http_listener, http_address) = bind(self.http_address, "--http").await?;
+        let (peer_listener, peer_address) = bind(self.peer_address, "--peer-listen").await?;
+        let addresses = NodeAddresses {
+            address: advertised(self.advertise.clone(), grpc_address),
+            peer_address: advertised(self.advertise_peer.clone(), peer_address),
+        };
 
         // Everything started below ends with this token: when the node stops, and
         // when starting fails half-way.
@@ -203,45 +225,121 @@ impl NodeBuilder {
         let close_on_drop = closing.clone().drop_guard();
         let recorder = metrics::install()?;
         let readiness = Readiness::default();
-        let engine_place = Arc::new(OnceLock::new());
-        let pages = http::router(
-            readiness.clone(),
-            recorder.clone(),
-            Arc::clone(&engine_place),
-        );
+        let place = EnginePlace::default();
+        let pages = http::router(readiness.clone(), recorder.clone(), place.clone());
         let http_task = tokio::spawn(serve_http(http_listener, pages, closing.clone()));
         tokio::spawn(closing.clone().run_until_cancelled_owned(keep_up(recorder)));
 
-        if self.migrate {
-            migrate(&url).await?;
-        }
-        let storage = Storage::open(&url, &settings.storage).await?;
-        let cluster = storage.registry.cluster(settings.number_of_shards).await?;
-        let incarnation =
-            begin_incarnation(&*storage.registry, &cluster, data_dir.as_ref()).await?;
+        let storage = self.open_storage(&url).await?;
+        let registry = Arc::clone(&storage.registry);
+        let limits = PeerLimits::of_payload(settings.engine.max_payload);
+        let transport: Arc<dyn PeerTransport> =
+            Arc::new(GrpcTransport::new(limits, source_of(peer_address)));
+        let entry = Entry {
+            registry: Arc::clone(&registry),
+            disk: Arc::clone(&disk),
+            number_of_shards: settings.number_of_shards,
+            addresses: addresses.clone(),
+            transport: Arc::clone(&transport),
+            settings: settings.cluster.raft()?,
+            luck: rand::random(),
+        };
+        let entered = entry.enter().await?;
+        let Entered {
+            cluster,
+            incarnation,
+            control,
+        } = entered.clone();
         let node_id = incarnation.node;
+        let region = Region::new(
+            node_id,
+            cluster.number_of_shards,
+            Arc::clone(&transport),
+            settings.region(),
+        );
+        let leader = Leader::new(
+            node_id,
+            Arc::new(control.clone()),
+            Arc::clone(&registry),
+            transport,
+            settings.leader(),
+        );
+        let peers = Peers {
+            me: StoreIdentity {
+                cluster_id: cluster.cluster_id,
+                generation: cluster.generation,
+                node: node_id,
+            },
+            control: control.clone(),
+            leader: leader.clone(),
+            region: region.clone(),
+        };
+        let peer_task = tokio::spawn(peer_server::serve(
+            peer_listener,
+            Arc::new(peers),
+            limits,
+            closing.clone(),
+        ));
+        let presence_task = AbortOnDropHandle::new(tokio::spawn(stay_present(
+            Arc::clone(&registry),
+            entered,
+            addresses.clone(),
+        )));
+        let until_closed = |work: Pin<Box<dyn Future<Output = ()> + Send>>| {
+            tokio::spawn(closing.clone().run_until_cancelled_owned(work));
+        };
+        let leading = leader.clone();
+        until_closed(Box::pin(async move { leading.lead().await }));
+        let journal_reach = JournalReach::default();
+        let (reach, watched) = (journal_reach.clone(), Arc::clone(&registry));
+        until_closed(Box::pin(async move { reach.watch(&*watched).await }));
+        let (keeping, kept) = (region.clone(), Arc::new(control.clone()));
+        until_closed(Box::pin(async move { keeping.run(kept, registry).await }));
 
         let served: Vec<_> = self
             .types
             .names()
             .filter_map(|name| Some((name, self.types.command_codec(name)?)))
             .collect();
-        let engine = EntityEngine::start(
-            self.types,
-            storage.clone(),
-            incarnation.session,
-            settings.engine.clone(),
-        );
-        // Set once, here.
-        let _ = engine_place.set(engine.clone());
-        let region = Region::single_node(engine.clone(), cluster.number_of_shards);
+        let membership = Arc::new(Membership {
+            member: Member {
+                node: node_id,
+                incarnation: incarnation.number,
+                session: incarnation.session,
+                address: addresses.address,
+                peer_address: addresses.peer_address,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                weight: settings.weight,
+                status: MemberStatus::Joining,
+                removing: false,
+            },
+            control: control.clone(),
+            region: region.clone(),
+            leader: leader.clone(),
+            times: settings.cluster.liveness()?,
+            journal_reach,
+            cluster,
+            types: self.types,
+            storage: storage.clone(),
+            engine_settings: settings.engine.clone(),
+            reads: settings.cluster.reads,
+            disk,
+            place: place.clone(),
+            stopping: CancellationToken::new(),
+        });
+        let lease = membership.host(&incarnation);
+        membership.join(&incarnation).await;
+        let living = Arc::clone(&membership);
+        let living = tokio::spawn(async move { living.live(incarnation, lease).await });
+        // Aborted with the node.
+        let member_task = AbortOnDropHandle::new(living);
+
         let admission = Admission::new(settings.max_in_flight, settings.engine.max_payload);
         let intake = Arc::new(Intake::new(region, admission, served));
-
         let stopping = closing.child_token();
         let streams = TaskTracker::new();
         let health = HealthReporter::new();
-        server::set_health(&health, true).await;
+        server::set_health(&health, false).await;
         let services = Services {
             entities: EntityService {
                 intake: Arc::clone(&intake),
@@ -257,21 +355,23 @@ impl NodeBuilder {
             },
             cluster: ClusterService {
                 intake: Arc::clone(&intake),
-                engine: engine.clone(),
-                cluster,
-                incarnation,
-                address: advertised(self.advertise, grpc_address),
-                started_at: SystemTime::now(),
+                view: ClusterView {
+                    control: control.clone(),
+                    leader,
+                },
             },
         };
         let serving = server::serve(grpc_listener, services, &health, stopping.clone())?;
         let grpc_task = tokio::spawn(serving);
-        readiness.set(true);
+        until_up(&control, node_id).await;
+        let follow = follow_readiness(control.clone(), node_id, readiness.clone(), health.clone());
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(follow));
         tracing::info!(
             node = node_id.0,
             incarnation = incarnation.number,
             grpc = %grpc_address,
             http = %http_address,
+            peers = %peer_address,
             journal = %url,
             "ready"
         );
@@ -279,41 +379,62 @@ impl NodeBuilder {
             node_id,
             grpc_address,
             http_address,
+            peer_address,
             journal: url.to_string(),
-            drain_timeout: settings.drain_timeout,
+            drain_timeout: self.settings.drain_timeout,
             intake,
-            engine,
+            control,
+            membership,
+            member_task,
             health,
             readiness,
             stopping,
             streams,
             grpc_task,
             http_task,
+            peer_task,
+            presence_task,
             close_on_drop,
-            _data_dir: data_dir,
         })
     }
-}
 
-/// Makes or updates the schema of the configured journal; which one that is,
-/// without its password.
-///
-/// # Errors
-/// [`NodeError::JournalRequired`] when none is configured, or what the journal
-/// said; a database that is not ours is not touched.
-pub async fn migrate_journal(settings: &Settings) -> Result<String, NodeError> {
-    let url = journal_url(settings, None)?;
-    migrate(&url).await?;
-    Ok(url.to_string())
-}
-
-/// The configured journal, or one in the data directory.
-fn journal_url(settings: &Settings, data_dir: Option<&Path>) -> Result<StorageUrl, NodeError> {
-    match (&settings.journal_url, data_dir) {
-        (Some(url), _) => Ok(url.clone()),
-        (None, Some(data_dir)) => Ok(StorageUrl::sqlite(&data_dir.join("journal.sqlite"))),
-        (None, None) => Err(NodeError::JournalRequired),
+    /// Where the journal and the node's data are.
+    fn places(&self) -> Result<(StorageUrl, Option<PathBuf>), NodeError> {
+        let data_dir = self.data_dir.clone();
+        if let Some(shared) = &self.shared_journal {
+            return Ok((shared.url().clone(), data_dir));
+        }
+        let url = journal_url(&self.settings, data_dir.as_deref())?;
+        match (&url, data_dir) {
+            // It ends with the process, and so does the node.
+            (StorageUrl::Memory, _) => Ok((url, None)),
+            (_, Some(path)) => Ok((url, Some(path))),
+            (_, None) => Err(NodeError::DataDirRequired),
+        }
     }
+
+    async fn open_storage(&self, url: &StorageUrl) -> Result<Storage, NodeError> {
+        let options = &self.settings.storage;
+        if let Some(shared) = &self.shared_journal {
+            return Ok(shared.open(options, self.migrate).await?);
+        }
+        if self.migrate {
+            migrate(url).await?;
+        }
+        Ok(Storage::open(url, options).await?)
+    }
+}
+
+/// The address to call other nodes from: that listened on, if it is a choice.
+fn source_of(peer_address: SocketAddr) -> Option<IpAddr> {
+    let ip = peer_address.ip();
+    let no_choice = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    (!no_choice.contains(&ip)).then_some(ip)
 }
 
 async fn serve_http(listener: TcpListener, pages: axum::Router, closing: CancellationToken) {

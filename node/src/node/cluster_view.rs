@@ -7,15 +7,14 @@ use std::sync::Arc;
 use perennial_persistence::registry::NodeNr;
 use perennial_sharding::cluster_state::ClusterState;
 use perennial_sharding::control_plane::{ControlPlane, Leadership};
+use perennial_sharding::leader::Leader;
 use perennial_sharding::raft::RaftControlPlane;
-
-use super::heart::Heart;
 
 /// The cluster as this node knows it; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ClusterView {
     pub(super) control: RaftControlPlane,
-    pub(super) heart: Heart,
+    pub(super) leader: Leader<RaftControlPlane>,
 }
 
 impl ClusterView {
@@ -37,6 +36,6 @@ impl ClusterView {
 
     /// By node, as of their last signs of life; none of them while no leader answers.
     pub(crate) async fn live_entities(&self) -> BTreeMap<NodeNr, u64> {
-        self.heart.live_entities().await.into_iter().collect()
+        self.leader.live_entities().await.into_iter().collect()
     }
 }

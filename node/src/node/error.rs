@@ -1,13 +1,15 @@
 //! Why a node cannot start, or ended by itself.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use perennial_persistence::entity_types::RegistrationError;
 use perennial_persistence::registry::RegistryError;
 use perennial_persistence::storage::StorageError;
-use uuid::Uuid;
+use perennial_sharding::forming::entry::EntryError;
+use perennial_sharding::forming::presence::PresenceEnd;
+use perennial_sharding::raft::RaftError;
 
+use crate::config::InvalidClusterSettings;
 use crate::data_dir::DataDirError;
 use crate::grpc::server::ServeError;
 
@@ -45,27 +47,27 @@ pub enum NodeError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The data directory belongs to another cluster.
-    #[error(
-        "the data directory {} belongs to node {node} of cluster {ours}, and the journal to cluster {theirs}: use \
-         the journal of that cluster, or an empty data directory", .path.display()
-    )]
-    ForeignDataDir {
-        /// The directory.
-        path: PathBuf,
-        /// The node in it.
-        node: u64,
-        /// The directory's cluster.
-        ours: Uuid,
-        /// The journal's cluster.
-        theirs: Uuid,
-    },
     /// The journal cannot be opened.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The database refused this node.
+    /// The database refused this node, or cannot be asked.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The node cannot enter the cluster.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    /// The node cannot stay in the cluster as it is.
+    #[error("{0}: restart this node")]
+    Presence(#[from] PresenceEnd),
+    /// The node has no part in the cluster's decisions any more.
+    #[error(transparent)]
+    Raft(#[from] RaftError),
+    /// Settings of the cluster contradict each other.
+    #[error(transparent)]
+    Settings(#[from] InvalidClusterSettings),
+    /// The port for other nodes failed.
+    #[error("the port for other nodes failed: {0}")]
+    Peers(#[from] tonic::transport::Error),
     /// Metrics cannot be recorded.
     #[error("metrics cannot be recorded, because this process has another recorder: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
@@ -77,7 +79,10 @@ pub enum NodeError {
     /// The gRPC port failed.
     #[error("the gRPC port failed: {0}")]
     Serve(#[from] ServeError),
-    /// The gRPC port ended although nobody asked.
-    #[error("the gRPC port ended unexpectedly: see the log for a panic")]
-    ServerEnded,
+    /// A part of the node ended although nobody asked.
+    #[error("{task} ended unexpectedly: see the log for a panic")]
+    TaskEnded {
+        /// Which part.
+        task: &'static str,
+    },
 }

@@ -14,21 +14,25 @@ use perennial_persistence::engine::{EngineSettings, EntityEngine};
 use perennial_persistence::entity_types::EntityTypes;
 use perennial_persistence::handing_back::ReadGuard;
 use perennial_persistence::lease::Lease;
-use perennial_persistence::registry::{Incarnation, NodeNr};
+use perennial_persistence::registry::{ClusterIdentity, Incarnation, NodeNr};
 use perennial_persistence::storage::Storage;
 use perennial_persistence::writer::SessionUuid;
-use perennial_sharding::cluster_state::{ClusterCommand, ClusterState, Member, MemberStatus};
+use perennial_sharding::cluster_state::{ClusterCommand, ClusterState, Member};
 use perennial_sharding::control_plane::ControlPlane;
+use perennial_sharding::forming::disk::NodeDisk;
+use perennial_sharding::forming::entry::EntryError;
+use perennial_sharding::heartbeats::{JournalReach, Signs, beat};
+use perennial_sharding::leader::Leader;
+use perennial_sharding::lease::LivenessTimes;
 use perennial_sharding::raft::RaftControlPlane;
 use perennial_sharding::region::Region;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
 use super::engine_place::EnginePlace;
-use super::heart::Heart;
 use super::identity::begin_again;
 use crate::config::Reads;
-use crate::data_dir::DataDir;
 
 /// Pause before something that failed is tried again; doubles up to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -42,13 +46,18 @@ pub(super) struct Membership {
     pub(super) member: Member,
     pub(super) control: RaftControlPlane,
     pub(super) region: Region,
-    pub(super) heart: Heart,
+    pub(super) leader: Leader<RaftControlPlane>,
+    pub(super) times: LivenessTimes,
+    pub(super) journal_reach: JournalReach,
+    pub(super) cluster: ClusterIdentity,
     pub(super) types: EntityTypes,
     pub(super) storage: Storage,
     pub(super) engine_settings: EngineSettings,
     pub(super) reads: Reads,
-    pub(super) data_dir: Option<Arc<DataDir>>,
+    pub(super) disk: Arc<dyn NodeDisk>,
     pub(super) place: EnginePlace,
+    /// No session begins after this.
+    pub(super) stopping: CancellationToken,
 }
 
 /// Why a node is no member any more and will not be one again.
@@ -119,10 +128,13 @@ impl Membership {
     pub(super) async fn live(&self, mut incarnation: Incarnation, mut lease: Lease) -> Ended {
         loop {
             let over = self.until_over(incarnation.session, lease).await;
-            self.end_session().await;
+            if self.stopping.is_cancelled() {
+                return std::future::pending().await;
+            }
             if over == Over::Removed {
                 return Ended::Removed;
             }
+            self.end_session().await;
             tracing::warn!(
                 node = self.node().0,
                 reason = ?over,
@@ -148,7 +160,7 @@ impl Membership {
         };
         let over = tokio::select! {
             () = engine.fenced() => Over::Fenced,
-            () = self.heart.beat(session, lease, &self.place) => Over::NotCurrent,
+            () = self.beat(session, &lease) => Over::NotCurrent,
             () = self.until_not_current(session) => Over::NotCurrent,
         };
         match self.control.state().borrow().member(self.node()) {
@@ -157,6 +169,15 @@ impl Membership {
             Some(member) if member.removing => Over::Removed,
             Some(_) => over,
         }
+    }
+
+    /// Gives signs of life until the leader says that the session is over.
+    async fn beat(&self, session: SessionUuid, lease: &Lease) {
+        let signs = || Signs {
+            journal_in_reach: self.journal_reach.is_in_reach(),
+            live_entities: self.place.live_entities() as u64,
+        };
+        beat(&self.leader, &self.control, self.times, session, lease, signs).await;
     }
 
     /// Returns when the cluster's state has another session of the node, or none, or
@@ -173,11 +194,11 @@ impl Membership {
 
     async fn end_session(&self) {
         self.region.leave();
-        if let Some(engine) = self.place.take()
-            && tokio::time::timeout(ENGINE_STOP_MAX, engine.stop())
-                .await
-                .is_err()
-        {
+        let Some(engine) = self.place.take() else {
+            return;
+        };
+        let stopped = tokio::time::timeout(ENGINE_STOP_MAX, engine.stop()).await;
+        if stopped.is_err() {
             tracing::warn!("entities of the session that is over were not finished in time");
         }
     }
@@ -186,9 +207,11 @@ impl Membership {
         let mut pause = PAUSE_FIRST;
         loop {
             let registry = &*self.storage.registry;
-            match begin_again(registry, self.data_dir.as_deref(), last).await {
+            match begin_again(registry, &self.cluster, &*self.disk, last).await {
                 Ok(next) => return Ok(next),
-                Err(NodeError::Registry(error)) => {
+                Err(
+                    NodeError::Registry(error) | NodeError::Entry(EntryError::Registry(error)),
+                ) => {
                     tracing::warn!(%error, "no new session can be begun yet");
                 }
                 Err(error) => return Err(error),
@@ -244,13 +267,6 @@ impl Membership {
 fn is_drained(state: &ClusterState, node: NodeNr) -> bool {
     let others = state.members_up().any(|member| member.node != node);
     !others || state.shards_of(node).next().is_none()
-}
-
-/// Whether a node is given shards with this session.
-pub(super) fn is_up(state: &ClusterState, node: NodeNr, session: SessionUuid) -> bool {
-    state
-        .member(node)
-        .is_some_and(|member| member.session == session && member.status == MemberStatus::Up)
 }
 
 async fn wait(pause: &mut Duration) {

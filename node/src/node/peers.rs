@@ -2,6 +2,7 @@
 //! for, once it is clear that it is for this node at all.
 
 use async_trait::async_trait;
+use perennial_sharding::leader::Leader;
 use perennial_sharding::peer::{
     AcceptedStream, PeerError, PeerHandler, PeerHeader, PeerRequest, PeerResponse,
 };
@@ -9,13 +10,11 @@ use perennial_sharding::raft::RaftControlPlane;
 use perennial_sharding::raft::store::StoreIdentity;
 use perennial_sharding::region::Region;
 
-use super::heart::Heart;
-
 /// This node, as others see it.
 pub(super) struct Peers {
     pub(super) me: StoreIdentity,
     pub(super) control: RaftControlPlane,
-    pub(super) heart: Heart,
+    pub(super) leader: Leader<RaftControlPlane>,
     pub(super) region: Region,
 }
 
@@ -39,7 +38,7 @@ impl PeerHandler for Peers {
                 // Who asked looks again where it is.
                 false => PeerResponse::Described(None),
             },
-            request => self.heart.handle(&header, request).await,
+            request => self.leader.handle(&header, request).await,
         })
     }
 

@@ -14,6 +14,7 @@ use crate::journal::{AtomicWrite, StoredEvent};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::persisting::Settled;
+use crate::runtime::confirmations::Confirmed;
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::Snapshot;
 
@@ -238,6 +239,10 @@ impl<A: PersistentActor> ActorBehavior for ActorIncarnation<A> {
     fn begin(&mut self) -> Recovery {
         self.begun = true;
         self.recovery
+    }
+
+    fn guard_answers(&mut self, confirmed: Confirmed) {
+        self.machine.ledger.guard_answers(confirmed);
     }
 
     fn recovery_failed(&mut self, cause: &CommandError) {

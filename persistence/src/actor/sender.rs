@@ -15,6 +15,7 @@ use crate::codec;
 use crate::command::{Answer, CommandId, Metadata, Reply, ReplyTo};
 use crate::command_error::{Applied, CommandError};
 use crate::payload::{CodecId, Payload};
+use crate::runtime::confirmations::Confirmed;
 use crate::sequence_nr::SequenceNr;
 
 use super::PersistentActor;
@@ -31,6 +32,8 @@ pub(crate) struct Ledger {
     reply_codec: CodecId,
     /// Largest reply in bytes.
     max_payload: usize,
+    /// Gives answers that nothing was stored for.
+    confirmed: OnceLock<Confirmed>,
 }
 
 impl Ledger {
@@ -40,7 +43,12 @@ impl Ledger {
             fate: OnceLock::new(),
             reply_codec,
             max_payload,
+            confirmed: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn guard_answers(&self, confirmed: Confirmed) {
+        let _ = self.confirmed.set(confirmed);
     }
 
     pub(crate) fn applied(&self) -> SequenceNr {
@@ -151,8 +159,12 @@ impl Origin {
     }
 
     pub(crate) fn answer(&self, answer: Answer) {
-        if let Some(reply_to) = self.take() {
-            reply_to.answer(answer);
+        let Some(reply_to) = self.take() else {
+            return;
+        };
+        match self.ledger.confirmed.get() {
+            Some(confirmed) if self.had_no_effect() => confirmed.answer(reply_to, answer),
+            _ => reply_to.answer(answer),
         }
     }
 

@@ -50,7 +50,7 @@ macro_rules! journal_conformance_tests {
             x15_repeated_command_gets_its_reply, x16_repeated_command_drops_later_writes,
             x17_command_repeated_within_an_append, x18_commands_outlive_their_events,
             x19_same_command_id_in_two_streams, x20_listing, x21_large_batch,
-            x22_stale_append_of_a_stored_command,
+            x22_stale_append_of_a_stored_command, x23_who_may_write,
         }
     };
     (@each $run:path: $($case:ident),+ $(,)?) => {

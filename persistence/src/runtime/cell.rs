@@ -45,12 +45,13 @@ use crate::command_error::CommandError;
 use crate::command_id_cache::CommandIdCache;
 use crate::engine::{EngineSettings, EntityDescription, EntityState};
 use crate::entity_types::EntityFactory;
-use crate::handing_back::{HandBackReason, ReadGuard};
+use crate::handing_back::HandBackReason;
 use crate::journal::{Append, AtomicWrite, StoredCommand};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::persisting::Persisting;
 use crate::retention::{Deletion, Retention, RetentionSettings};
+use crate::runtime::confirmations::{Confirmations, Confirmed, tells_of_state};
 use crate::sequence_nr::SequenceNr;
 use crate::writer::{Epoch, ShardNr, WriterUuid};
 
@@ -167,18 +168,7 @@ enum Promise {
 impl Promise {
     /// Whether the one who asked learns something of the entity's state.
     fn tells_of_state(&self) -> bool {
-        let Self::Answer(answer) = self else {
-            return false;
-        };
-        match answer {
-            Ok(_) => true,
-            Err(error) => matches!(
-                error,
-                CommandError::Rejected { .. }
-                    | CommandError::SequenceNrMismatch { .. }
-                    | CommandError::Unhandled { .. }
-            ),
-        }
+        matches!(self, Self::Answer(answer) if tells_of_state(answer))
     }
 }
 
@@ -234,8 +224,8 @@ pub(crate) enum Failure {
 pub(crate) struct CellContext<'a> {
     pub(crate) now: Instant,
     pub(crate) settings: &'a EngineSettings,
-    /// When an answer is given that nothing was stored for.
-    pub(crate) read_guard: &'a ReadGuard,
+    /// Gives answers that nothing was stored for.
+    pub(crate) confirmations: &'a Confirmations,
     /// The circuit breaker is open: what a command decides could not be stored.
     pub(crate) journal_out_of_reach: bool,
     pub(crate) actions: &'a mut Vec<Action>,
@@ -255,6 +245,7 @@ impl Cell {
     ) -> Result<Self, CommandError> {
         let id = &envelope.persistence_id;
         let mut entity = factory.incarnate(id, cx.settings.max_payload)?;
+        guard_answers(&mut entity, envelope.shard, envelope.epoch, cx);
         cx.actions.push(Action::Recover(entity.begin()));
         Ok(Self {
             persistence_id: envelope.persistence_id.clone(),
@@ -368,6 +359,15 @@ impl Cell {
         work.returned.pop_front().or_else(|| work.stash.pop_front())
     }
 
+    /// Gives this incarnation's answers, where nothing was stored for them.
+    fn confirmed(&self, cx: &CellContext<'_>) -> Confirmed {
+        Confirmed {
+            confirmations: cx.confirmations.clone(),
+            shard: self.shard,
+            epoch: self.epoch,
+        }
+    }
+
     fn is_actor(&self) -> bool {
         matches!(self.entity, Incarnation::Actor(_))
     }
@@ -392,6 +392,17 @@ impl Cell {
             Incarnation::Actor(actor) => &mut **actor,
             Incarnation::EventSourced(_) => unreachable!("only actors take turns: see Cell::run"),
         }
+    }
+}
+
+/// Actors answer by themselves: they have to know when they may.
+fn guard_answers(entity: &mut Incarnation, shard: ShardNr, epoch: Epoch, cx: &CellContext<'_>) {
+    if let Incarnation::Actor(actor) = entity {
+        actor.guard_answers(Confirmed {
+            confirmations: cx.confirmations.clone(),
+            shard,
+            epoch,
+        });
     }
 }
 

@@ -259,9 +259,11 @@ impl Worker {
 
     fn deliver(&mut self, envelope: Envelope) {
         if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
-            let resident = &mut self.cells[slot];
-            if envelope.epoch > resident.cell.epoch && resident.cell.supersede(envelope.epoch) {
-                self.make_ready(slot);
+            if envelope.epoch > self.cells[slot].cell.epoch {
+                self.closing.left(envelope.shard, slot);
+                if self.cells[slot].cell.supersede(envelope.epoch) {
+                    self.make_ready(slot);
+                }
             }
             let resident = &mut self.cells[slot];
             if resident.cell.accept(envelope, &self.shared.settings) {
@@ -305,7 +307,7 @@ impl Worker {
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &shared.settings,
-            read_guard: &shared.hooks.read_guard,
+            confirmations: &shared.confirmations,
             journal_out_of_reach: shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
             last_ticket: &mut self.last_ticket,
@@ -355,7 +357,7 @@ impl Worker {
         let mut cx = CellContext {
             now: Instant::now().into_std(),
             settings: &self.shared.settings,
-            read_guard: &self.shared.hooks.read_guard,
+            confirmations: &self.shared.confirmations,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
             last_ticket: &mut self.last_ticket,
@@ -383,7 +385,7 @@ impl Worker {
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &self.shared.settings,
-            read_guard: &self.shared.hooks.read_guard,
+            confirmations: &self.shared.confirmations,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
             last_ticket: &mut self.last_ticket,

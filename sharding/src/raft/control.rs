@@ -274,17 +274,26 @@ impl RaftControlPlane {
         }
     }
 
-    /// Answers what concerns the raft group; `None` for any other request. The
-    /// header has been checked before.
+    /// Answers what concerns the raft group; `None` for any other request.
     ///
     /// # Errors
-    /// [`PeerError`] when the request cannot be read, or its outcome is not known.
+    /// [`PeerError::WrongPeer`] when the header is not for this node: raft must never
+    /// take one node for another, which an address that was used before makes easy.
+    /// Another [`PeerError`] when the request cannot be read, or its outcome is not
+    /// known.
     pub async fn handle(
         &self,
         header: &PeerHeader,
         request: &PeerRequest,
     ) -> Option<Result<PeerResponse, PeerError>> {
         let shared = &self.shared;
+        let of_raft = matches!(
+            request,
+            PeerRequest::Raft(_) | PeerRequest::Propose(_) | PeerRequest::Elect
+        );
+        if of_raft && let Err(error) = shared.check(header) {
+            return Some(Err(error));
+        }
         match request {
             PeerRequest::Raft(message) => Some(shared.answer(header, message).await),
             PeerRequest::Propose(command) => {
@@ -566,13 +575,38 @@ impl Shared {
         Ok(PeerResponse::Raft(answer))
     }
 
+    fn check(&self, header: &PeerHeader) -> Result<(), PeerError> {
+        let StoreIdentity {
+            cluster_id,
+            generation,
+            node,
+        } = self.network.headers.from;
+        if (header.cluster_id, header.generation, header.to) == (cluster_id, generation, node) {
+            return Ok(());
+        }
+        Err(PeerError::WrongPeer {
+            node: header.to,
+            address: self.address(),
+            message: format!(
+                "here is node {}, generation {generation} of cluster {cluster_id}, and the message is for generation \
+                 {} of cluster {}",
+                node.0, header.generation, header.cluster_id
+            ),
+        })
+    }
+
     fn unanswered(&self, message: String) -> PeerError {
-        let address = self.network.addresses.find(self.me);
         PeerError::Unreachable {
             node: self.me,
-            address: address.map_or_else(String::new, |peer| peer.address),
+            address: self.address(),
             message,
         }
+    }
+
+    /// Where this node is, as far as known.
+    fn address(&self) -> String {
+        let found = self.network.addresses.find(self.me);
+        found.map_or_else(String::new, |peer| peer.address)
     }
 }
 

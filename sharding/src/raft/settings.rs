@@ -6,11 +6,11 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 
 /// A snapshot is taken after so many log entries.
-const ENTRIES_PER_SNAPSHOT: u64 = 1_000;
+const ENTRIES_PER_SNAPSHOT: u64 = 500;
 /// Entries kept behind the snapshot, for followers that are a little late.
-const ENTRIES_KEPT: u64 = 500;
+const ENTRIES_KEPT: u64 = 250;
 /// A follower so far behind gets the snapshot instead of the entries.
-const ENTRIES_BEHIND_MAX: u64 = 2_000;
+const ENTRIES_BEHIND_MAX: u64 = 1_000;
 /// Entries in one message; their bytes are bounded by the store too.
 const ENTRIES_PER_MESSAGE: u64 = 256;
 /// Of a snapshot, in one message.

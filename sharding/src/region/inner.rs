@@ -141,12 +141,9 @@ impl Inner {
             return;
         }
         let is_forwarded = matches!(slot.route.way(), Direction::There(_));
-        let mut parcel = match slot.send(nr, parcel, self.index()) {
-            Ok(()) => {
-                self.figures.forwarded.increment(u64::from(is_forwarded));
-                return;
-            }
-            Err(parcel) => parcel,
+        let Some(mut parcel) = slot.send(nr, parcel, self.index()) else {
+            self.figures.forwarded.increment(u64::from(is_forwarded));
+            return;
         };
         let buffered = slot.route.waiting_len();
         let total = self.waiting.load(Ordering::Relaxed);

@@ -19,6 +19,7 @@ use crate::control_plane::ControlPlane;
 use crate::peer::PeerTransport;
 
 use super::departures::{Departure, Departures};
+use super::fencing;
 use super::inner::{Inner, now, peer};
 use super::link::Link;
 use super::route::{Direction, Owner};
@@ -39,6 +40,9 @@ pub(super) struct Keeper<C> {
     /// Shards that are being handed off, as of which epoch.
     handing_off: BTreeSet<(ShardNr, Epoch)>,
     departures: JoinSet<Vec<(ShardNr, Epoch)>>,
+    /// Sessions of dead nodes that this node is fencing.
+    fencing: BTreeSet<SessionUuid>,
+    fences: JoinSet<SessionUuid>,
     /// What the slots go by.
     applied: Option<Arc<ClusterState>>,
     /// The lease has been out for so long that the entities were stopped.
@@ -95,6 +99,8 @@ impl<C: ControlPlane> Keeper<C> {
             link_tasks: JoinSet::new(),
             handing_off: BTreeSet::new(),
             departures: JoinSet::new(),
+            fencing: BTreeSet::new(),
+            fences: JoinSet::new(),
             applied: None,
             suspended: false,
             ticks: 0,
@@ -121,6 +127,16 @@ impl<C: ControlPlane> Keeper<C> {
                     () = inner.stirred.notified() => is_stirred = true,
                     _ = tick.tick() => is_stirred = self.tick(),
                     Some(_) = self.link_tasks.join_next() => {}
+                    Some(ended) = self.fences.join_next() => {
+                        match ended {
+                            Ok(session) => {
+                                self.fencing.remove(&session);
+                            }
+                            // A panic: whoever it was for, it is done again.
+                            Err(_) => self.fencing.clear(),
+                        }
+                        is_stirred = true;
+                    }
                     Some(ended) = self.departures.join_next() => {
                         for handed_off in ended.unwrap_or_default() {
                             self.handing_off.remove(&handed_off);
@@ -166,6 +182,13 @@ impl<C: ControlPlane> Keeper<C> {
         inner.applied(state);
         self.applied = Some(Arc::clone(state));
         self.depart(departures);
+        for session in fencing::waited_for(state, inner.node) {
+            if self.fencing.insert(session) {
+                let (control, registry) = (Arc::clone(&self.control), Arc::clone(&self.registry));
+                self.fences
+                    .spawn(fencing::fence(session, control, registry));
+            }
+        }
     }
 
     fn apply_to_slot(

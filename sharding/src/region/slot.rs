@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use perennial_persistence::command_error::CommandError;
 use perennial_persistence::engine::EntityEngine;
-use perennial_persistence::lease::Lease;
+use perennial_persistence::lease::ReadLease;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 
 use super::link::{Link, Outgoing, Ticket};
@@ -22,13 +22,13 @@ pub(super) struct Host {
     pub(super) engine: EntityEngine,
     pub(super) session: SessionUuid,
     /// `None` where nobody else could own a shard.
-    pub(super) lease: Option<Lease>,
+    pub(super) lease: Option<ReadLease>,
 }
 
 impl Host {
     /// Whether entities may be given commands.
     pub(super) fn may_serve(&self) -> bool {
-        self.lease.as_ref().is_none_or(Lease::holds)
+        self.lease.as_ref().is_none_or(ReadLease::holds)
     }
 
     /// For how long they may not.
@@ -55,12 +55,6 @@ pub(super) struct Slot {
     pub(super) homeless_since: Option<Instant>,
     /// Since when what is out is at an owner that is one no more.
     pub(super) outlived_since: Option<Instant>,
-}
-
-/// Why a command cannot go on now.
-enum Stuck {
-    /// There is no room for it where it should go, or nobody who may take it.
-    Here(Parcel),
 }
 
 impl Slot {
@@ -105,9 +99,9 @@ impl Slot {
             let sent = match direction {
                 Direction::Here(epoch) => self.enter(nr, parcel, epoch),
                 Direction::There(owner) => self.forward(nr, parcel, owner, index),
-                Direction::Nowhere => Err(Stuck::Here(parcel)),
+                Direction::Nowhere => Some(parcel),
             };
-            if let Err(Stuck::Here(parcel)) = sent {
+            if let Some(parcel) = sent {
                 self.route.wait(nr, parcel);
                 return released;
             }
@@ -115,29 +109,31 @@ impl Slot {
         }
     }
 
-    fn enter(&mut self, nr: u64, parcel: Parcel, epoch: Epoch) -> Result<(), Stuck> {
+    /// Hands a command to this node's entities; gives it back if it has to wait.
+    fn enter(&mut self, nr: u64, parcel: Parcel, epoch: Epoch) -> Option<Parcel> {
         match &self.host {
             Some(host) if host.may_serve() => {
                 let waits_since = parcel.waits_since;
                 let envelope = parcel.into_envelope(self.shard, epoch, nr);
-                host.engine.offer(envelope).map_err(|envelope| {
-                    let mut parcel = Parcel::from_envelope(envelope);
-                    parcel.waits_since = waits_since;
-                    Stuck::Here(parcel)
+                let refused = host.engine.offer(envelope).err();
+                refused.map(|envelope| Parcel {
+                    waits_since,
+                    ..Parcel::from_envelope(envelope)
                 })
             }
-            _ => Err(Stuck::Here(parcel)),
+            _ => Some(parcel),
         }
     }
 
-    fn forward(&mut self, nr: u64, parcel: Parcel, owner: Owner, index: u64) -> Result<(), Stuck> {
+    /// Sends a command to another node; gives it back if it has to wait.
+    fn forward(&mut self, nr: u64, parcel: Parcel, owner: Owner, index: u64) -> Option<Parcel> {
         let Some(link) = self.link.as_ref().filter(|link| link.has_room(self.shard)) else {
-            return Err(Stuck::Here(parcel));
+            return Some(parcel);
         };
         // From now on only the owner knows whether it has begun.
         if !parcel.reply_to.begin() {
             parcel.refuse_overdue();
-            return Ok(());
+            return None;
         }
         let outgoing = Outgoing {
             ticket: Ticket::new(self.shard, nr),
@@ -147,23 +143,20 @@ impl Slot {
             request: parcel.request.clone(),
             deadline: parcel.deadline,
         };
-        if link.push(outgoing) {
-            self.route.sent(owner, nr, parcel);
-            Ok(())
-        } else {
-            Err(Stuck::Here(parcel))
+        if !link.push(outgoing) {
+            return Some(parcel);
         }
+        self.route.sent(owner, nr, parcel);
+        None
     }
 
     /// Sends a command on that has just come; gives it back if it has to wait.
-    #[expect(clippy::result_large_err, reason = "it is handed on, not reported")]
-    pub(super) fn send(&mut self, nr: u64, parcel: Parcel, index: u64) -> Result<(), Parcel> {
-        let sent = match self.route.way() {
-            Direction::Nowhere => return Err(parcel),
+    pub(super) fn send(&mut self, nr: u64, parcel: Parcel, index: u64) -> Option<Parcel> {
+        match self.route.way() {
+            Direction::Nowhere => Some(parcel),
             Direction::Here(epoch) => self.enter(nr, parcel, epoch),
             Direction::There(owner) => self.forward(nr, parcel, owner, index),
-        };
-        sent.map_err(|Stuck::Here(parcel)| parcel)
+        }
     }
 
     /// Answers what has waited for too long, or has passed its deadline, or is not

@@ -230,6 +230,32 @@ pub async fn x07_fenced_session_is_refused(storage: &Storage) {
     );
 }
 
+/// What a session is told it may write is what it may write: shard by shard, until it
+/// is fenced as a whole.
+pub async fn x23_who_may_write(storage: &Storage) {
+    let session = new_session(storage).await;
+    let asked = [
+        (ShardNr(1), Epoch(3)),
+        (ShardNr(1), Epoch(4)),
+        (ShardNr(2), Epoch(3)),
+        (ShardNr(1), Epoch::LAST),
+    ];
+    let may_write = async || storage.journal.may_write(session, &asked).await.unwrap();
+    assert_eq!(may_write().await, [true; 4]);
+    let fenced = Some((ShardNr(1), Epoch(3)));
+    storage.registry.fence(session, fenced).await.unwrap();
+    assert_eq!(may_write().await, [false, true, true, true]);
+    storage.registry.fence(session, None).await.unwrap();
+    assert_eq!(may_write().await, [false; 4]);
+    assert_eq!(
+        storage.journal.may_write(session, &[]).await.unwrap(),
+        [true; 0]
+    );
+    let nobody = SessionUuid(uuid::Uuid::new_v4());
+    let answers = storage.journal.may_write(nobody, &asked).await.unwrap();
+    assert_eq!(answers, [false; 4], "a session that is not known");
+}
+
 /// A session the registry never opened writes nothing.
 pub async fn x08_unknown_session_is_refused(storage: &Storage) {
     let stream = Stream::of(storage, SessionUuid(uuid::Uuid::new_v4()));

@@ -40,14 +40,9 @@ impl Cell {
         self.aside().is_some_and(Aside::is_outside)
     }
 
-    /// Whether it is closed, and only work outside keeps it.
+    /// Whether, of what a closed cell waits for, only work outside is left.
     pub(crate) fn waits_only_outside(&self) -> bool {
-        self.is_closing() && self.is_outside() && self.stage != Stage::Storing
-    }
-
-    /// Whether the cell was closed.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.work.as_ref().is_some_and(|work| work.closing)
+        self.is_outside() && self.stage != Stage::Storing
     }
 
     /// A request comes under a later epoch than the cell's: the entity starts over

@@ -10,7 +10,7 @@ use crate::handing_back::HandBackReason;
 use crate::retention::Retention;
 use crate::sequence_nr::SequenceNr;
 
-use super::{Action, Cell, CellContext, Index, Next, Queued, Stage, retention};
+use super::{Action, Cell, CellContext, Index, Next, Queued, Stage, guard_answers, retention};
 
 impl Cell {
     /// Asks the cell to leave memory when what it has handled is stored; what
@@ -45,6 +45,7 @@ impl Cell {
             Ok(entity) => entity,
             Err(error) => return self.recovery_failed(error.to_string()),
         };
+        guard_answers(&mut self.entity, self.shard, self.epoch, cx);
         self.stage = Stage::Recovering;
         self.sequence_nr = SequenceNr::ZERO;
         self.stored_nr = SequenceNr::ZERO;

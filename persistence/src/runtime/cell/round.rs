@@ -261,7 +261,7 @@ impl Cell {
         if !self.work().persisting.runs_inline() || !held.promise.tells_of_state() {
             return Some(held);
         }
-        match cx.read_guard {
+        match cx.confirmations.guard() {
             ReadGuard::Always => Some(held),
             ReadGuard::Lease(lease) if lease.holds() => Some(held),
             ReadGuard::Lease(_) => {

@@ -119,7 +119,7 @@ impl Cell {
         let expected = match &queued.request {
             Request::State => {
                 let state = self.encode_state();
-                queued.reply_to.answer(state);
+                self.confirmed(cx).answer(queued.reply_to, state);
                 return Turn::Over;
             }
             Request::Command {
@@ -134,7 +134,7 @@ impl Cell {
                 return Turn::LookUp(queued);
             }
             Recalled::Stored(reply) => {
-                queued.reply_to.answer(Ok(reply));
+                self.confirmed(cx).answer(queued.reply_to, Ok(reply));
                 return Turn::Over;
             }
             Recalled::UnderWay if self.actor().status().writing => {
@@ -151,7 +151,7 @@ impl Cell {
         {
             let actual = self.sequence_nr;
             let error = CommandError::SequenceNrMismatch { expected, actual };
-            queued.reply_to.answer(Err(error));
+            self.confirmed(cx).answer(queued.reply_to, Err(error));
             return Turn::Over;
         }
         self.receive(queued, cx);

@@ -115,6 +115,7 @@ impl WorkerHandle {
     }
 
     /// As [`WorkerHandle::deliver`]; gives a request back that finds no room.
+    #[expect(clippy::result_large_err, reason = "it is handed on, not reported")]
     pub(crate) fn offer(&self, envelope: Envelope) -> Result<(), Envelope> {
         match self.requests.try_send(WorkerRequest::Deliver(envelope)) {
             Err(

@@ -26,7 +26,7 @@ struct Closing {
 }
 
 impl ClosingShards {
-    /// A cell has left.
+    /// A cell has left, or stays for another time of the shard.
     pub(super) fn left(&mut self, shard: ShardNr, slot: usize) {
         if let Some(closing) = self.0.get_mut(&shard) {
             closing.cells.remove(&slot);
@@ -58,7 +58,7 @@ impl Worker {
             let mut cx = CellContext {
                 now: now.into_std(),
                 settings: &self.shared.settings,
-                read_guard: &self.shared.hooks.read_guard,
+                confirmations: &self.shared.confirmations,
                 journal_out_of_reach: self.shared.is_journal_out_of_reach(),
                 actions: &mut self.actions,
                 last_ticket: &mut self.last_ticket,
@@ -87,7 +87,8 @@ impl Worker {
     }
 
     pub(super) fn is_closed(&self, slot: usize) -> bool {
-        !self.closing.0.is_empty() && self.cells[slot].cell.is_closing()
+        let closing = self.closing.0.get(&self.cells[slot].cell.shard);
+        closing.is_some_and(|closing| closing.cells.contains(&slot))
     }
 
     /// Whether a closed cell has nothing out any more.
@@ -100,7 +101,7 @@ impl Worker {
         let mut cx = CellContext {
             now: Instant::now().into_std(),
             settings: &self.shared.settings,
-            read_guard: &self.shared.hooks.read_guard,
+            confirmations: &self.shared.confirmations,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
             last_ticket: &mut self.last_ticket,
@@ -116,6 +117,7 @@ impl Worker {
         let overdue = self.closing.0.values().filter(|c| c.force_at <= now);
         let slots: Vec<usize> = overdue.flat_map(|c| c.cells.iter().copied()).collect();
         for slot in slots {
+            // An append is waited for: it decides what is handed back.
             if self.cells[slot].cell.waits_only_outside() {
                 self.leave_closed(slot);
             }
