@@ -4,6 +4,7 @@
 //! one worker for good. Next: `runtime/worker.rs`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,7 +31,7 @@ use crate::runtime::guarded_journal::{GuardedJournal, GuardedRecoveries};
 use crate::runtime::recovery_driver::RecoveryDriver;
 use crate::runtime::residency::Residency;
 use crate::runtime::snapshot_writer::SnapshotWriter;
-use crate::runtime::worker::{Worker, WorkerHandle};
+use crate::runtime::worker::{IdleTimeouts, Worker, WorkerHandle};
 use crate::sequence_nr::SequenceNr;
 use crate::storage::Storage;
 use crate::writer::{SessionUuid, ShardNr};
@@ -65,6 +66,8 @@ pub struct EngineSettings {
     pub retention: RetentionSettings,
     /// An entity without a request for so long leaves memory.
     pub idle_timeout: Duration,
+    /// The same for entity types that differ from the others.
+    pub idle_timeouts: BTreeMap<String, Duration>,
     /// Entities of the node in memory; beyond it the least recently used leave.
     pub active_entity_limit: usize,
     /// Largest event, reply and state, in bytes.
@@ -91,6 +94,7 @@ impl Default for EngineSettings {
             circuit_breaker: CircuitBreakerSettings::default(),
             retention: RetentionSettings::default(),
             idle_timeout: Duration::from_secs(120),
+            idle_timeouts: BTreeMap::new(),
             active_entity_limit: 100_000,
             max_payload: 1024 * 1024,
             queue_capacity: 20_000,
@@ -280,6 +284,10 @@ impl EntityEngine {
         );
         let recoveries = RecoveryDriver::start(&storage, &settings, &mut tasks.services);
         let snapshots = SnapshotWriter::new(&storage);
+        let timeouts = IdleTimeouts {
+            default: settings.idle_timeout,
+            by_type: settings.idle_timeouts.clone(),
+        };
         let confirmations = Confirmations::new(hooks.read_guard);
         confirmations.start(&storage.journal, session, &mut tasks.services);
         let shared = Arc::new(Shared {
@@ -287,7 +295,7 @@ impl EntityEngine {
             session,
             storage,
             journal_open,
-            residency: Residency::new(settings.active_entity_limit, count),
+            residency: Residency::new(settings.active_entity_limit, timeouts, count),
             commit,
             recoveries,
             snapshots,
@@ -394,6 +402,22 @@ impl EntityEngine {
     #[must_use]
     pub fn live_entities(&self) -> usize {
         self.shared.residency.live()
+    }
+
+    /// From now on so many entities of the node stay in memory. If there are more, the
+    /// least recently used leave, a thousand from each worker in a tenth of a second.
+    pub fn set_active_entity_limit(&self, limit: usize) {
+        self.shared.residency.set_limit(limit);
+    }
+
+    /// From now on an entity without a request for so long leaves memory, in general
+    /// and for entity types that differ. Time that has passed counts.
+    pub fn set_idle_timeouts(&self, default: Duration, by_type: BTreeMap<String, Duration>) {
+        let timeouts = IdleTimeouts { default, by_type };
+        self.shared.residency.set_timeouts(timeouts);
+        for worker in self.shared.workers() {
+            worker.idle_timeouts_changed();
+        }
     }
 
     /// Returns when the journal has refused a write because this node's session

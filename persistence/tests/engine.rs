@@ -14,6 +14,8 @@ mod failures;
 mod flawed_storage;
 #[path = "engine/life.rs"]
 mod life;
+#[path = "engine/limits.rs"]
+mod limits;
 #[path = "engine/random.rs"]
 mod random;
 #[path = "engine/recoveries.rs"]

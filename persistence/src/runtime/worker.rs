@@ -5,6 +5,7 @@
 //! at most one). A worker performs what cells decide and decides nothing about
 //! their contents. Messages: `worker/mailbox.rs`. Next: `cell.rs`.
 
+mod idleness;
 mod mailbox;
 mod shards;
 
@@ -27,7 +28,7 @@ use crate::command::Envelope;
 use crate::command_error::CommandError;
 use crate::engine::{EntityDescription, EntityState, Shared};
 use crate::handing_back::HandBackReason;
-use crate::idle_order::{IdleOrder, Tick};
+use crate::idle_order::Tick;
 use crate::journal::WriteRight;
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
@@ -38,6 +39,8 @@ use super::contained::look_up;
 use super::recovery_pages::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
 
+pub(crate) use idleness::IdleTimeouts;
+use idleness::Idleness;
 pub(crate) use mailbox::{Address, Outcome, WorkerHandle, WorkerQueues};
 use mailbox::{WorkerEvent, WorkerRequest};
 use shards::ClosingShards;
@@ -48,6 +51,8 @@ const INTAKE_MAX: usize = 512;
 /// Entities whose failures are remembered; beyond it a further one restarts
 /// without a back-off.
 const FAILURES_MAX: usize = 10_000;
+/// Entities that leave in one tick because the limit was lowered.
+const TRIMMED_AT_ONCE: usize = 1_000;
 /// Length of a tick of the idle order.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -69,7 +74,7 @@ pub(crate) struct Worker {
     cells: Slab<Resident>,
     by_id: HashMap<PersistenceId, usize>,
     failures: HashMap<PersistenceId, Failed>,
-    idle: IdleOrder,
+    idle: Idleness,
     ready: VecDeque<usize>,
     random: StdRng,
     incarnations: u64,
@@ -89,13 +94,14 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(number: usize, shared: Arc<Shared>, random: StdRng) -> Self {
+        let idle = Idleness::new(&shared.residency.timeouts());
         Self {
             number,
             shared,
             cells: Slab::new(),
             by_id: HashMap::new(),
             failures: HashMap::new(),
-            idle: IdleOrder::new(),
+            idle,
             ready: VecDeque::new(),
             random,
             incarnations: 0,
@@ -244,6 +250,11 @@ impl Worker {
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
                 }
+            }
+            WorkerEvent::IdleTimeoutsChanged => {
+                let cells = &self.cells;
+                let type_of = |slot: u32| cells[slot as usize].cell.persistence_id.entity_type();
+                self.idle.change(&self.shared.residency.timeouts(), type_of);
             }
             WorkerEvent::Stop => {
                 self.stopping = true;
@@ -404,7 +415,10 @@ impl Worker {
             Next::Idle if self.stopping => self.leave(slot, "stopped"),
             Next::Idle | Next::Parked if self.has_finished(slot) => self.leave_closed(slot),
             Next::Idle => {
-                self.idle.touch(slot as u32, self.now_tick(now));
+                let tick = self.now_tick(now);
+                let cell = &self.cells[slot].cell;
+                let entity_type = cell.persistence_id.entity_type();
+                self.idle.touch(slot as u32, entity_type, tick);
                 // There was no victim when it came; now there is.
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
@@ -610,9 +624,15 @@ impl Worker {
         }
         self.force_overdue_shards(now);
         let tick = self.now_tick(now);
-        let timeout = ticks(self.shared.settings.idle_timeout);
-        while let Some(slot) = self.idle.pop_expired(tick, timeout) {
+        while let Some(slot) = self.idle.pop_expired(tick) {
             self.leave(slot as usize, "idle");
+        }
+        // The limit was lowered.
+        for _ in 0..TRIMMED_AT_ONCE {
+            if !self.shared.residency.is_over() {
+                break;
+            }
+            self.passivate_oldest();
         }
         let settings = &self.shared.settings.backoff;
         self.failures

@@ -72,6 +72,7 @@ pub(super) enum WorkerEvent {
     StorageReport(Address, StorageReport),
     /// The node is over its limit and this worker has the oldest idle entity.
     PassivateOldest,
+    IdleTimeoutsChanged,
     Stop,
 }
 
@@ -206,6 +207,10 @@ impl WorkerHandle {
 
     pub(super) fn passivate_oldest(&self) {
         self.event(WorkerEvent::PassivateOldest);
+    }
+
+    pub(crate) fn idle_timeouts_changed(&self) {
+        self.event(WorkerEvent::IdleTimeoutsChanged);
     }
 
     pub(crate) fn stop(&self) {
