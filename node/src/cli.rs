@@ -6,6 +6,7 @@
 
 mod client;
 mod cluster;
+mod delete;
 mod events;
 mod failure;
 mod health;
@@ -63,6 +64,8 @@ enum Command {
     Events(events::EventsArgs),
     /// List the entities of a type.
     List(list::ListArgs),
+    /// Delete an entity for good: its events, its snapshots, its replies.
+    Delete(delete::DeleteArgs),
     /// Show the cluster and where entities live.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -108,6 +111,7 @@ async fn run(builder: NodeBuilder, arguments: Arguments) -> Result<ExitCode, Fai
         Command::State(args) => state::run(args, output).await?,
         Command::Events(args) => events::run(args, output).await?,
         Command::List(args) => list::run(args, output).await?,
+        Command::Delete(args) => delete::run(args, output).await?,
         Command::Cluster(command) => cluster::run(command, output).await?,
         Command::Journal(command) => journal::run(command, output).await?,
         Command::Health(args) => health::run(args, output).await?,

@@ -6,13 +6,17 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use crate::actor::{Asked, Recovery, Refusal, StorageReport};
+use futures::future::BoxFuture;
+
+use crate::actor::{Asked, Origin, Recovery, Refusal, StorageReport};
 use crate::codec::CodecError;
 use crate::command::{CommandId, Metadata, ReplyTo};
 use crate::command_error::{Applied, CommandError};
 use crate::journal::{AtomicWrite, NewEvent, StoredEvent};
 use crate::payload::Payload;
+use crate::persisting::Commands;
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::Snapshot;
 
@@ -34,6 +38,13 @@ pub(crate) trait Recoverable: Send {
 
     /// The state, encoded.
     fn encode_state(&self) -> Result<Payload, CommandError>;
+}
+
+impl Handled {
+    pub(crate) fn refused(error: CommandError) -> Self {
+        let then = After::default();
+        Self::Refused { error, then }
+    }
 }
 
 impl Incarnation {
@@ -69,9 +80,32 @@ impl Incarnation {
 
 /// An incarnation that handles commands in rounds.
 pub(crate) trait Behavior: Recoverable {
-    /// Handles a command on the present, perhaps tentative, state. When events
-    /// come of it they are applied to the state before this returns.
-    fn handle(&mut self, command: &Payload) -> Handled;
+    /// Handles a command on the present, perhaps tentative, state, which is that at
+    /// number `at`. When events come of it they are applied to the state before this
+    /// returns, unless nothing can be stored: then `unwritable` is what such a command is
+    /// refused with.
+    fn handle(
+        &mut self,
+        command: &Payload,
+        at: SequenceNr,
+        unwritable: Option<&CommandError>,
+    ) -> Handled;
+
+    /// Everything the state contains is stored.
+    fn committed(&mut self);
+
+    /// Nothing of what changed the state since it was last committed is stored: changes it
+    /// back. False when that cannot be done.
+    fn undo(&mut self) -> bool;
+
+    /// The state is that of the journal. Returns a command the entity gives itself.
+    fn recovered(&self) -> Result<Option<Payload>, CommandError>;
+
+    /// Runs a side effect on the present state. An error is a panic of it.
+    fn run(&self, effect: SideEffect) -> Result<(), CommandError>;
+
+    /// Starts work outside on the present state. An error is a panic of that.
+    fn start_outside(&self, work: OutsideWork) -> Result<OutsideFuture, CommandError>;
 }
 
 /// What a command led to.
@@ -81,13 +115,51 @@ pub(crate) enum Handled {
     Accepted {
         events: Vec<NewEvent>,
         reply: Payload,
-        then_snapshot: bool,
-        then_stop: bool,
+        then: After,
     },
+    /// The command is put aside; the state is as before.
+    Stashed,
+    /// The command goes on as the one this comes back with; the state is as before.
+    Outside(OutsideWork),
     /// The command is refused; the state is as before.
-    Refused(CommandError),
+    Refused { error: CommandError, then: After },
+    /// The command is refused for its own fault, but has changed the state.
+    Spoiled(CommandError),
     /// The entity's code failed half-way: the state is not to be trusted.
     Broken(CommandError),
+}
+
+/// What follows when everything a command led to, or was refused on, is stored.
+#[derive(Default)]
+pub(crate) struct After {
+    pub(crate) snapshot: bool,
+    pub(crate) stop: bool,
+    /// Boxed, because it is rare.
+    pub(crate) effects: Option<Box<AfterEffects>>,
+}
+
+/// What else follows.
+pub(crate) struct AfterEffects {
+    pub(crate) run: Vec<SideEffect>,
+    pub(crate) unstash_all: bool,
+    pub(crate) outside: Vec<OutsideWork>,
+}
+
+/// Runs on the state, whose type only the behavior knows.
+pub(crate) type SideEffect = Box<dyn FnOnce(&dyn Any) + Send>;
+
+/// Work that comes back with an encoded command.
+pub(crate) type OutsideFuture = BoxFuture<'static, Result<Payload, CodecError>>;
+
+type StartOutside = Box<dyn FnOnce(&dyn Any) -> Option<OutsideFuture> + Send>;
+
+/// Work outside that is not started.
+pub(crate) struct OutsideWork {
+    /// Gets the state; `None` when it is not of the type it was made for, which
+    /// cannot be.
+    pub(crate) start: StartOutside,
+    /// What the entity's other commands do meanwhile.
+    pub(crate) commands: Commands,
 }
 
 /// An incarnation that handles commands in turns and answers them itself. An error
@@ -104,6 +176,10 @@ pub(crate) trait ActorBehavior: Recoverable {
 
     /// Handles a command. When it is put aside its place for an answer comes back.
     fn receive(&mut self, command: ActorCommand<'_>) -> Result<Option<ReplyTo>, String>;
+
+    /// The command with this id, if it was received and is not over yet: its handler,
+    /// its callbacks and the senders that were kept.
+    fn under_way(&self, command_id: &CommandId) -> Option<Arc<Origin>>;
 
     /// Hears what became of a request to the storage.
     fn signal(&mut self, report: StorageReport) -> Result<(), String>;

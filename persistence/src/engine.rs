@@ -16,20 +16,24 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::backoff::BackoffSettings;
 use crate::circuit_breaker::CircuitBreakerSettings;
 use crate::command::{Answer, Envelope};
+use crate::command_error::CommandError;
+use crate::durable_state::routing::route;
 use crate::entity_types::EntityTypes;
 use crate::persistence_id::PersistenceId;
 use crate::publication::{Publication, Subscription};
 use crate::replay_filter::ReplayFilterSettings;
 use crate::retention::RetentionSettings;
+use crate::runtime::entity_deletion::EntityDeleter;
 use crate::runtime::group_commit::GroupCommit;
 use crate::runtime::guarded_journal::{GuardedJournal, GuardedRecoveries};
 use crate::runtime::recovery_driver::RecoveryDriver;
 use crate::runtime::residency::Residency;
 use crate::runtime::snapshot_writer::SnapshotWriter;
-use crate::runtime::worker::{Worker, WorkerHandle};
+use crate::runtime::stash_budget::StashBudget;
+use crate::runtime::worker::{DeleteRequest, Worker, WorkerHandle};
 use crate::sequence_nr::SequenceNr;
 use crate::storage::Storage;
-use crate::writer::{SessionUuid, ShardNr};
+use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 mod past_state;
 
@@ -46,8 +50,15 @@ pub struct EngineSettings {
     pub recovery_event_timeout: Duration,
     /// What is done about streams with two authors.
     pub replay_filter: ReplayFilterSettings,
-    /// Commands that may wait for one entity.
+    /// Commands that may wait for one entity, those it has put aside included. Beyond
+    /// it the next one is let in all the same if none waits to be handled: it may be the
+    /// one that brings back what was put aside.
     pub stash_capacity: usize,
+    /// Commands that may wait for all entities together; further ones are answered
+    /// STASH_FULL. An entity in memory for which none waits still gets its next one.
+    pub stash_total: usize,
+    /// What becomes of a command beyond `stash_capacity`.
+    pub stash_overflow: StashOverflow,
     /// How long an entity stays down after it failed for a reason of its own.
     pub backoff: BackoffSettings,
     /// When the journal is spared because it fails.
@@ -77,6 +88,8 @@ impl Default for EngineSettings {
             recovery_event_timeout: Duration::from_secs(30),
             replay_filter: ReplayFilterSettings::default(),
             stash_capacity: 4096,
+            stash_total: 1_000_000,
+            stash_overflow: StashOverflow::Reply,
             backoff: BackoffSettings::default(),
             circuit_breaker: CircuitBreakerSettings::default(),
             retention: RetentionSettings::default(),
@@ -88,6 +101,20 @@ impl Default for EngineSettings {
             seed: None,
         }
     }
+}
+
+/// What becomes of a command for which an entity has no room
+/// (`persistence.stash_overflow`). It is answered in any case (I-8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StashOverflow {
+    /// It is answered STASH_FULL.
+    #[default]
+    Reply,
+    /// It is answered STASH_FULL, and the entity fails when what it has handled is
+    /// stored: what waits is refused, and it starts over when its back-off ends.
+    Fail,
+    /// It is answered OVERLOADED, with a warning in the log.
+    Drop,
 }
 
 /// What an entity is doing.
@@ -127,9 +154,11 @@ pub(crate) struct Shared {
     pub(crate) storage: Storage,
     journal_open: Arc<AtomicBool>,
     pub(crate) residency: Residency,
+    pub(crate) stash_budget: StashBudget,
     pub(crate) commit: GroupCommit,
     pub(crate) recoveries: RecoveryDriver,
     pub(crate) snapshots: SnapshotWriter,
+    pub(crate) deleter: EntityDeleter,
     publication: Publication,
     workers: Arc<[WorkerHandle]>,
     fenced: watch::Sender<bool>,
@@ -193,6 +222,7 @@ impl EntityEngine {
             )),
             None => StdRng::from_os_rng(),
         };
+        let storage = route(storage, types.durable());
         let journal = Arc::new(GuardedJournal::new(
             storage.journal,
             settings.circuit_breaker,
@@ -220,15 +250,18 @@ impl EntityEngine {
         );
         let recoveries = RecoveryDriver::start(&storage, &settings, &mut tasks.services);
         let snapshots = SnapshotWriter::new(&storage);
+        let deleter = EntityDeleter::new(&storage, &snapshots);
         let shared = Arc::new(Shared {
             types,
             session,
             storage,
             journal_open,
             residency: Residency::new(settings.active_entity_limit, count),
+            stash_budget: StashBudget::new(settings.stash_total),
             commit,
             recoveries,
             snapshots,
+            deleter,
             publication,
             workers,
             fenced: watch::Sender::new(false),
@@ -281,6 +314,42 @@ impl EntityEngine {
     /// Commands that arrive meanwhile are kept and bring it back.
     pub async fn passivate(&self, shard: ShardNr, persistence_id: &PersistenceId) {
         self.worker(shard).passivate(persistence_id.clone()).await;
+    }
+
+    /// Deletes an entity for good: its events, its snapshots, and what is remembered
+    /// of its commands. Returns its highest number, which is kept: its next life
+    /// begins there, in its initial state; zero for one that never stored anything.
+    ///
+    /// In order with its commands: what it had accepted is finished before, what
+    /// arrives meanwhile is for the next life. An entity that is not in memory,
+    /// fails or backs off is deleted as well. Deleting again is the same as deleting
+    /// once. Safe to cancel: the deletion goes on.
+    ///
+    /// # Errors
+    /// [`CommandError::JournalUnavailable`] and [`CommandError::ShardUnavailable`]:
+    /// nothing is deleted. [`CommandError::DeletionUnfinished`]: ask again until it
+    /// is; the entity is as it was, or begins anew with rows of it left.
+    pub async fn delete(
+        &self,
+        shard: ShardNr,
+        epoch: Epoch,
+        persistence_id: &PersistenceId,
+    ) -> Result<SequenceNr, CommandError> {
+        let entity_type = persistence_id.entity_type();
+        if self.shared.types.get(entity_type).is_none() {
+            let entity_type = entity_type.to_owned();
+            return Err(CommandError::EntityTypeUnknown { entity_type });
+        }
+        let persistence_id = persistence_id.clone();
+        let request = |done| DeleteRequest {
+            persistence_id,
+            shard,
+            epoch,
+            done,
+        };
+        let deleted = self.worker(shard).delete(request).await;
+        let shard = shard.0;
+        deleted.unwrap_or(Err(CommandError::ShardUnavailable { shard }))
     }
 
     /// Events of all entities of this engine, as they are stored from now on.

@@ -3,7 +3,7 @@
 //! Filled once when a node is built, then shared by all workers. Next:
 //! `event_sourced.rs` and `actor.rs`, what a user registers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::actor::PersistentActor;
@@ -11,15 +11,19 @@ use crate::actor::behavior::ActorIncarnation;
 use crate::behavior::{Incarnation, guard, panicked};
 use crate::codec::Codec;
 use crate::command_error::CommandError;
+use crate::durable_state::{Durable, DurableState};
 use crate::event_sourced::EventSourced;
-use crate::event_sourced::behavior::EventSourcedBehavior;
+use crate::event_sourced::behavior::{Definition, EventSourcedBehavior};
 use crate::payload::CodecId;
 use crate::persistence_id::{InvalidPersistenceId, PersistenceId, check_entity_type};
+use crate::retention::{InvalidRetentionSettings, RetentionSettings};
 
 /// The entity types a node can run, by name.
 #[derive(Clone, Default)]
 pub struct EntityTypes {
     types: BTreeMap<&'static str, Arc<dyn EntityFactory>>,
+    /// Those that store their latest state only.
+    durable: BTreeSet<&'static str>,
 }
 
 /// Why an entity type cannot be registered.
@@ -31,6 +35,24 @@ pub enum RegistrationError {
     /// The name is taken.
     #[error("entity type {0:?} is registered twice: give each type its own name")]
     Twice(&'static str),
+    /// Its own retention keeps nothing.
+    #[error("entity type {entity_type:?}: {source}")]
+    Retention {
+        /// The type.
+        entity_type: &'static str,
+        /// What is wrong with it.
+        source: InvalidRetentionSettings,
+    },
+    /// One manifest has two adapters for the same direction.
+    #[error(
+        "entity type {entity_type:?} binds two event adapters to manifest {manifest:?}: only one of them could be used"
+    )]
+    AdapterTwice {
+        /// The type.
+        entity_type: &'static str,
+        /// The manifest.
+        manifest: &'static str,
+    },
 }
 
 /// Makes incarnations of one entity type.
@@ -45,9 +67,14 @@ pub(crate) trait EntityFactory: Send + Sync + 'static {
 
     /// What commands are encoded with.
     fn command_codec(&self) -> CodecId;
+
+    /// When snapshots are taken, if not as the node's settings say.
+    fn retention(&self) -> Option<RetentionSettings> {
+        None
+    }
 }
 
-struct EventSourcedFactory<E>(Arc<E>);
+struct EventSourcedFactory<E: EventSourced>(Arc<Definition<E>>);
 
 impl<E: EventSourced> EntityFactory for EventSourcedFactory<E> {
     fn incarnate(
@@ -61,6 +88,10 @@ impl<E: EventSourced> EntityFactory for EventSourcedFactory<E> {
 
     fn command_codec(&self) -> CodecId {
         <E::Codec as Codec<E::Command>>::ID
+    }
+
+    fn retention(&self) -> Option<RetentionSettings> {
+        E::retention()
     }
 }
 
@@ -102,9 +133,10 @@ impl EntityTypes {
     /// Adds an event-sourced type.
     ///
     /// # Errors
-    /// [`RegistrationError`] when the name is malformed or taken.
+    /// [`RegistrationError`] when the name is malformed or taken, or the event
+    /// adapters contradict each other.
     pub fn register<E: EventSourced>(&mut self, definition: E) -> Result<(), RegistrationError> {
-        let factory = EventSourcedFactory(Arc::new(definition));
+        let factory = EventSourcedFactory(Arc::new(Definition::new(definition)?));
         self.insert(E::ENTITY_TYPE, Arc::new(factory))
     }
 
@@ -133,6 +165,24 @@ impl EntityTypes {
         }
         self.types.insert(name, factory);
         Ok(())
+    }
+
+    /// Adds a type that stores its latest state.
+    ///
+    /// # Errors
+    /// As [`EntityTypes::register`].
+    pub fn register_durable_state<D: DurableState>(
+        &mut self,
+        definition: D,
+    ) -> Result<(), RegistrationError> {
+        self.register(Durable(definition))?;
+        self.durable.insert(D::ENTITY_TYPE);
+        Ok(())
+    }
+
+    /// The names of the types that store their latest state.
+    pub(crate) fn durable(&self) -> BTreeSet<&'static str> {
+        self.durable.clone()
     }
 
     /// The names, in order.

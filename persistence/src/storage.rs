@@ -1,4 +1,5 @@
-//! A journal, a snapshot store and a registry that belong together.
+//! A journal, a snapshot store, a store of durable states and a registry that belong
+//! together.
 //!
 //! [`Storage::open`] makes them for a [`StorageUrl`] and checks that the database
 //! is ours and has the schema this program knows; [`migrate`] brings it there.
@@ -16,6 +17,8 @@ pub mod url;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::durable_state_store::DurableStateStore;
+use crate::entity_deletion::EntityDeletion;
 use crate::global_order::EventsInOrder;
 use crate::journal::Journal;
 use crate::recovery_reader::RecoveryReader;
@@ -27,7 +30,8 @@ pub use crate::storage::url::{InvalidStorageUrl, StorageUrl};
 
 pub(crate) use columns::*;
 
-/// A journal, a snapshot store and a registry over the same database.
+/// A journal, a snapshot store, a store of durable states and a registry over the same
+/// database.
 ///
 /// Cheap to clone; clones share connections. A process should open a database
 /// once: two storages over one SQLite file take turns at its write lock.
@@ -37,12 +41,16 @@ pub struct Storage {
     pub journal: Arc<dyn Journal>,
     /// Where snapshots live.
     pub snapshots: Arc<dyn SnapshotStore>,
+    /// Where durable states live.
+    pub states: Arc<dyn DurableStateStore>,
     /// Reads both for many entities at once.
     pub recoveries: Arc<dyn RecoveryReader>,
     /// The book of nodes and sessions.
     pub registry: Arc<dyn Registry>,
     /// All events, in one order.
     pub order: Arc<dyn EventsInOrder>,
+    /// Deletes entities for good.
+    pub deletion: Arc<dyn EntityDeletion>,
 }
 
 /// Connections and times. The defaults are those of the settings table in the
@@ -156,16 +164,20 @@ impl Storage {
     pub fn composed(
         journal: Arc<dyn Journal>,
         snapshots: Arc<dyn SnapshotStore>,
+        states: Arc<dyn DurableStateStore>,
         registry: Arc<dyn Registry>,
         order: Arc<dyn EventsInOrder>,
+        deletion: Arc<dyn EntityDeletion>,
     ) -> Self {
         let recoveries = ComposedRecoveryReader::new(journal.clone(), snapshots.clone());
         Self {
             journal,
             snapshots,
+            states,
             recoveries: Arc::new(recoveries),
             registry,
             order,
+            deletion,
         }
     }
 
@@ -177,9 +189,9 @@ impl Storage {
     /// errors leaves anything changed.
     pub async fn open(url: &StorageUrl, options: &StorageOptions) -> Result<Self, StorageError> {
         match url {
-            StorageUrl::Memory => {
-                Ok(MemoryStorage::with_clock(options.lanes, SystemTime::now).storage())
-            }
+            StorageUrl::Memory => Ok(MemoryStorage::with_clock(options.lanes, SystemTime::now)
+                .with_command_id_horizon(options.command_id_horizon)
+                .storage()),
             StorageUrl::Sqlite(path) => sqlite::open(path, options).await,
             StorageUrl::Postgres(address) => postgres::open(address, options).await,
         }

@@ -29,9 +29,11 @@ macro_rules! conformance_tests {
 
             perennial_persistence::journal_conformance_tests!(run);
             perennial_persistence::snapshot_store_conformance_tests!(run);
+            perennial_persistence::durable_state_store_conformance_tests!(run);
             perennial_persistence::recovery_reader_conformance_tests!(run);
             perennial_persistence::registry_conformance_tests!(run);
             perennial_persistence::global_order_conformance_tests!(run);
+            perennial_persistence::entity_deletion_conformance_tests!(run);
 
             fn run(case: impl AsyncFnOnce(&Storage)) {
                 super::$backend(case);
@@ -53,8 +55,10 @@ mod composed {
             case(&Storage::composed(
                 storage.journal,
                 storage.snapshots,
+                storage.states,
                 storage.registry,
                 storage.order,
+                storage.deletion,
             ))
             .await;
         });

@@ -104,6 +104,15 @@ impl Region {
         }
     }
 
+    /// Deletes an entity for good; see [`EntityEngine::delete`].
+    ///
+    /// # Errors
+    /// Those of [`EntityEngine::delete`].
+    pub async fn delete(&self, persistence_id: &PersistenceId) -> Result<SequenceNr, CommandError> {
+        let shard = self.shard_of(persistence_id);
+        self.engine.delete(shard, ONLY_EPOCH, persistence_id).await
+    }
+
     /// Takes an entity out of memory; returns when it has left or was not there.
     pub async fn passivate(&self, persistence_id: &PersistenceId) {
         let shard = self.shard_of(persistence_id);

@@ -149,6 +149,16 @@ impl NodeProcess {
         format!("http://{}", self.ports.grpc)
     }
 
+    /// What the node measures of itself, in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self) -> Result<String> {
+        let (status, body) = http::get(self.ports.http, "/metrics")?;
+        ensure!(status == 200, "/metrics answers with status {status}");
+        Ok(body)
+    }
+
     /// The process id.
     ///
     /// # Panics

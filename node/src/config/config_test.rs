@@ -158,6 +158,27 @@ fn a_bad_value_is_named_with_what_was_expected() {
 }
 
 #[test]
+fn what_is_kept_can_be_set() {
+    let settings =
+        load_file("[persistence]\ncommand_id_horizon = \"36h\"\npublication_capacity = 16")
+            .unwrap();
+    let horizon = settings.storage.command_id_horizon;
+    assert_eq!(horizon, Duration::from_secs(36 * 3600));
+    assert_eq!(settings.engine.publication_capacity, 16);
+    let defaults = Settings::default();
+    let horizon = defaults.storage.command_id_horizon;
+    assert_eq!(horizon, Duration::from_secs(7 * 24 * 3600));
+    assert_eq!(defaults.engine.publication_capacity, 4096);
+    for text in [
+        "[persistence]\ncommand_id_horizon = \"0s\"",
+        "[persistence]\ncommand_id_horizon = 7",
+        "[persistence]\npublication_capacity = 0",
+    ] {
+        assert!(load_file(text).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn contradicting_settings_are_refused() {
     let error = load_file("[persistence.backoff]\nmin = \"1min\"").unwrap_err();
     assert!(matches!(error, SettingsError::Backoff(_)), "{error}");

@@ -17,9 +17,11 @@
 //!
 //! Parts, in the order of life: `cell/recovering.rs`; `cell/round.rs` and
 //! `cell/settling.rs`, or `cell/turns.rs` and `cell/settling_turns.rs`;
-//! `cell/leaving.rs`. And `cell/retries.rs` for command ids. Next: `worker.rs`,
-//! which owns cells.
+//! `cell/leaving.rs`. And `cell/retries.rs` for command ids, `cell/aside.rs` for
+//! commands kept for later. Next: `worker.rs`, which owns cells.
 
+mod aside;
+mod deleting;
 mod leaving;
 mod recovering;
 mod retries;
@@ -35,9 +37,11 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use crate::actor::{Recovery, StorageReport, StorageRequest};
-use crate::behavior::{ActorBehavior, Behavior, Incarnation};
+use crate::behavior::{
+    ActorBehavior, AfterEffects, Behavior, Incarnation, OutsideFuture, OutsideWork,
+};
 use crate::command::{Answer, CommandId, Envelope, ReplyTo, Request};
-use crate::command_error::CommandError;
+use crate::command_error::{CommandError, StashLimit};
 use crate::command_id_cache::CommandIdCache;
 use crate::engine::{EngineSettings, EntityDescription, EntityState};
 use crate::entity_types::EntityFactory;
@@ -45,10 +49,12 @@ use crate::journal::{Append, AtomicWrite, StoredCommand};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::persisting::Persisting;
-use crate::retention::{Deletion, Retention};
+use crate::retention::{Deletion, Retention, RetentionSettings};
 use crate::sequence_nr::SequenceNr;
 use crate::writer::{Epoch, ShardNr, WriterUuid};
 
+use aside::Aside;
+pub(crate) use aside::{OutsideTicket, count_overflow};
 pub(crate) use recovering::{PageVerdict, RecoveryPage};
 
 /// One entity in memory.
@@ -96,8 +102,10 @@ enum Stage {
 struct Work {
     /// Commands not yet handled, in order of arrival.
     stash: VecDeque<Queued>,
-    /// Commands that an actor has put aside.
-    aside: VecDeque<Queued>,
+    /// Commands that work outside came back with; they go before the stash.
+    returned: VecDeque<Queued>,
+    /// Commands that are kept for later, by the entity's wish.
+    aside: Aside,
     /// What an actor has not heard yet.
     reports: VecDeque<StorageReport>,
     /// Writes that are out and answers that wait for them.
@@ -105,6 +113,8 @@ struct Work {
     /// Set when the state is not to be trusted any more; the entity stops when
     /// what was handled before is settled.
     broken: Option<String>,
+    /// Set when more came than there was room for and that makes the entity fail.
+    overflowed: Option<String>,
     /// Told, by being dropped, when the entity has left memory.
     leave_waiters: Vec<oneshot::Sender<()>>,
 }
@@ -127,16 +137,26 @@ enum Index {
     Stored(StoredCommand),
 }
 
-/// An answer that waits for the commit of what it was computed from.
+/// A promise that waits for the commit of what it was computed from.
 struct Held {
     queued: Queued,
-    answer: Answer,
+    promise: Promise,
     /// Whether the request stored events itself.
     wrote: bool,
     /// The last event of the tentative state it was computed from.
     sequence_nr: SequenceNr,
     snapshot: Option<Payload>,
     then_stop: bool,
+    then: Option<Box<AfterEffects>>,
+}
+
+/// What becomes of a request when everything it was computed from is stored.
+enum Promise {
+    Answer(Answer),
+    /// It is put aside.
+    Stash,
+    /// It goes on as what this comes back with.
+    Outside(OutsideWork),
 }
 
 /// What a cell wants done.
@@ -149,6 +169,7 @@ pub(crate) enum Action {
         payload: Payload,
     },
     Delete(Deletion),
+    RunOutside(OutsideTicket, OutsideFuture),
     /// To be answered with [`Cell::hear`].
     Store(StorageRequest),
 }
@@ -162,6 +183,8 @@ pub(crate) enum Next {
     Again,
     /// It has nothing to do.
     Idle,
+    /// It has nothing to do, and keeps commands for later.
+    Parked,
     /// It leaves memory; nothing is lost.
     Leave,
     /// It leaves memory because it failed.
@@ -188,6 +211,8 @@ pub(crate) struct CellContext<'a> {
     /// The circuit breaker is open: what a command decides could not be stored.
     pub(crate) journal_out_of_reach: bool,
     pub(crate) actions: &'a mut Vec<Action>,
+    /// The last one given out; unique among the cells of a worker.
+    pub(crate) last_ticket: &'a mut OutsideTicket,
 }
 
 impl Cell {
@@ -218,20 +243,31 @@ impl Cell {
             command_ids: CommandIdCache::default(),
             retries_likely: false,
             stop_requested: false,
-            retention: Retention::new(cx.settings.retention),
+            retention: Retention::new(retention(factory, cx.settings)),
             work: None,
         })
     }
 
-    /// Takes a request in. It is handled by [`Cell::run`], or answered here with
-    /// STASH_FULL. Returns whether the cell wants to run.
-    pub(crate) fn accept(&mut self, envelope: Envelope, settings: &EngineSettings) -> bool {
-        if self.queued() >= settings.stash_capacity {
-            metrics::counter!("perennial_stash_overflows_total").increment(1);
-            envelope.reply_to.answer(Err(CommandError::StashFull {
-                capacity: settings.stash_capacity,
-            }));
-            return false;
+    /// Takes a request in. It is handled by [`Cell::run`], or answered here when there
+    /// is no room for it. Returns whether the cell wants to run.
+    pub(crate) fn accept(
+        &mut self,
+        envelope: Envelope,
+        settings: &EngineSettings,
+        is_node_full: bool,
+    ) -> bool {
+        // It may be the one that brings back what was put aside.
+        let is_next = self.queued() == 0 && self.stage != Stage::Recovering;
+        if !is_next {
+            let limit = if self.kept() >= settings.stash_capacity {
+                Some(StashLimit::Entity(settings.stash_capacity))
+            } else {
+                is_node_full.then_some(StashLimit::Node(settings.stash_total))
+            };
+            if let Some(limit) = limit {
+                self.overflow(envelope.reply_to, limit, settings);
+                return self.stage == Stage::Ready;
+            }
         }
         self.work().stash.push_back(Queued {
             request: envelope.request,
@@ -286,10 +322,15 @@ impl Cell {
         self.stage == Stage::Recovering
     }
 
-    /// Commands waiting.
+    /// Commands that wait, in whatever way.
+    pub(crate) fn kept(&self) -> usize {
+        self.queued() + self.aside().map_or(0, Aside::len)
+    }
+
+    /// Commands waiting to be handled.
     pub(crate) fn queued(&self) -> usize {
-        let work = self.work.as_ref();
-        work.map_or(0, |work| work.stash.len() + work.aside.len())
+        let queued = |work: &Work| work.returned.len() + work.stash.len();
+        self.work.as_deref().map_or(0, queued)
     }
 
     pub(crate) fn describe(&self) -> EntityDescription {
@@ -300,18 +341,19 @@ impl Cell {
                 _ => EntityState::Live,
             },
             sequence_nr: self.stored_nr,
-            queued: self.queued(),
+            queued: self.kept(),
             waiting_for: match self.stage {
                 Stage::Recovering => "a recovery permit, or its snapshot and events",
-                Stage::Ready => "",
+                Stage::Ready => self.aside().map_or("", Aside::waiting_for),
                 Stage::LookingUp => "the journal's index of command ids",
                 Stage::Storing => "the journal, to store its events",
             },
         }
     }
 
-    fn pop_stash(&mut self) -> Option<Queued> {
-        self.work.as_mut()?.stash.pop_front()
+    fn pop_queued(&mut self) -> Option<Queued> {
+        let work = self.work.as_mut()?;
+        work.returned.pop_front().or_else(|| work.stash.pop_front())
     }
 
     fn work(&mut self) -> &mut Work {
@@ -337,11 +379,7 @@ impl Cell {
     }
 }
 
-impl Work {
-    /// The commands put aside are the next.
-    fn unstash_all(&mut self) {
-        while let Some(queued) = self.aside.pop_back() {
-            self.stash.push_front(queued);
-        }
-    }
+/// The entity type's own retention, or the node's.
+fn retention(factory: &Arc<dyn EntityFactory>, settings: &EngineSettings) -> RetentionSettings {
+    factory.retention().unwrap_or(settings.retention)
 }

@@ -83,9 +83,10 @@ impl PageSource {
         let mut criteria = recovery.plan.snapshots();
         let mut refused = false;
         loop {
-            let beginning = self.read_beginning(id, criteria).await?;
+            let mut beginning = self.read_beginning(id, criteria).await?;
+            beginning.forget_former_life();
             let (nr, bounds) = (beginning.snapshot_nr(), beginning.bounds);
-            if refused && nr < bounds.deleted_to {
+            if refused && nr.max(bounds.tombstone) < bounds.deleted_to {
                 return Err(damaged(format_args!(
                     "{id}: no snapshot is understood that stands for the deleted events up to {}: restore the \
                      code that reads it",

@@ -3,23 +3,29 @@
 //! Requests come in through a bounded queue, answers to what cells asked for
 //! through a second one that is bounded by the cells themselves (each waits for
 //! at most one). A worker performs what cells decide and decides nothing about
-//! their contents. Messages: `worker/mailbox.rs`. Next: `cell.rs`.
+//! their contents. Messages: `worker/mailbox.rs`; entities that are to be deleted:
+//! `worker/deleting.rs`. Next: `cell.rs`.
 
+mod deleting;
 mod mailbox;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore};
 use slab::Slab;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
+use crate::codec::CodecError;
 use crate::command::Envelope;
-use crate::command_error::CommandError;
+use crate::command_error::{CommandError, StashLimit};
 use crate::engine::{EntityDescription, EntityState, Shared};
 use crate::idle_order::{IdleOrder, Tick};
 use crate::journal::WriteRight;
@@ -27,11 +33,15 @@ use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::WriterUuid;
 
-use super::cell::{Action, Cell, CellContext, Failure, Next, PageVerdict};
+use super::cell::{
+    Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict, count_overflow,
+};
 use super::contained::look_up;
 use super::recovery_pages::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
 
+pub(crate) use deleting::DeleteRequest;
+use deleting::Deletions;
 pub(crate) use mailbox::{Address, Outcome, WorkerHandle, WorkerQueues};
 use mailbox::{WorkerEvent, WorkerRequest};
 
@@ -48,6 +58,8 @@ struct Resident {
     cell: Cell,
     /// It is in the ready queue.
     ready: bool,
+    /// Its commands that wait, as counted in the node's budget.
+    kept: usize,
 }
 
 struct Failed {
@@ -62,12 +74,18 @@ pub(crate) struct Worker {
     cells: Slab<Resident>,
     by_id: HashMap<PersistenceId, usize>,
     failures: HashMap<PersistenceId, Failed>,
+    deletions: Deletions,
     idle: IdleOrder,
     ready: VecDeque<usize>,
     random: StdRng,
     incarnations: u64,
     started: Instant,
     stopping: bool,
+    /// Cells that have nothing to do and keep commands for later.
+    parked: BTreeSet<usize>,
+    last_ticket: OutsideTicket,
+    /// Work that cells run outside; ends with the worker.
+    outside: JoinSet<()>,
     stash_depth: metrics::Histogram,
     /// Reused from call to call.
     actions: Vec<Action>,
@@ -81,12 +99,16 @@ impl Worker {
             cells: Slab::new(),
             by_id: HashMap::new(),
             failures: HashMap::new(),
+            deletions: Deletions::default(),
             idle: IdleOrder::new(),
             ready: VecDeque::new(),
             random,
             incarnations: 0,
             started: Instant::now(),
             stopping: false,
+            parked: BTreeSet::new(),
+            last_ticket: OutsideTicket::default(),
+            outside: JoinSet::new(),
             stash_depth: metrics::histogram!("perennial_stash_depth"),
             actions: Vec::new(),
         }
@@ -145,7 +167,7 @@ impl Worker {
             }
             let oldest = self.idle.oldest().map(|(_, tick)| tick);
             self.shared.residency.publish_oldest(self.number, oldest);
-            if self.stopping && self.cells.is_empty() {
+            if self.stopping && self.cells.is_empty() && self.deletions.is_empty() {
                 // What was being handed in when the queue was closed.
                 while let Some(request) = queues.requests.recv().await {
                     self.on_request(request);
@@ -168,6 +190,7 @@ impl Worker {
                     self.make_ready(slot);
                 }
             }
+            WorkerRequest::Delete(request) => self.delete(request),
         }
     }
 
@@ -215,6 +238,13 @@ impl Worker {
                     self.make_ready(to.slot);
                 }
             }
+            WorkerEvent::OutsideReturned(slot, ticket, result) => {
+                let resident = self.cells.get(slot);
+                if resident.is_some_and(|resident| resident.cell.waits_for(ticket)) {
+                    self.drive(slot, |cell, cx| cell.outside_returned(ticket, result, cx));
+                }
+            }
+            WorkerEvent::EntityDeleted(id, deleted) => self.deleted(&id, &deleted),
             WorkerEvent::PassivateOldest => {
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
@@ -225,14 +255,24 @@ impl Worker {
                 while let Some(slot) = self.idle.pop_oldest() {
                     self.leave(slot as usize, "stopped");
                 }
+                while let Some(slot) = self.parked.pop_first() {
+                    self.leave_parked(slot);
+                }
             }
         }
     }
 
     fn deliver(&mut self, envelope: Envelope) {
+        let capacity = self.shared.settings.stash_capacity;
+        let Some(envelope) = self.deletions.hold(envelope, capacity) else {
+            return;
+        };
         if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
-            let resident = &mut self.cells[slot];
-            if resident.cell.accept(envelope, &self.shared.settings) {
+            let is_node_full = self.shared.stash_budget.is_used_up();
+            let cell = &mut self.cells[slot].cell;
+            let is_ready = cell.accept(envelope, &self.shared.settings, is_node_full);
+            self.recount(slot);
+            if is_ready {
                 self.make_ready(slot);
             }
             return;
@@ -248,6 +288,13 @@ impl Worker {
 
     /// Starts an entity for its first request.
     fn start(&mut self, envelope: Envelope) {
+        if self.shared.stash_budget.is_used_up() {
+            let limit = StashLimit::Node(self.shared.settings.stash_total);
+            count_overflow(limit);
+            let error = CommandError::StashFull(limit);
+            envelope.reply_to.answer(Err(error));
+            return;
+        }
         let now = Instant::now();
         if let Some(failed) = self.failures.get_mut(&envelope.persistence_id) {
             if let Some(retry_after) = failed.backoff.remaining(now.into_std()) {
@@ -276,6 +323,7 @@ impl Worker {
             settings: &shared.settings,
             journal_out_of_reach: shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
+            last_ticket: &mut self.last_ticket,
         };
         let id = envelope.persistence_id.clone();
         let mut cell = match Cell::start(&envelope, factory, self.incarnations, writer, &mut cx) {
@@ -290,9 +338,14 @@ impl Worker {
                 return;
             }
         };
-        cell.accept(envelope, &shared.settings);
-        let slot = self.cells.insert(Resident { cell, ready: false });
+        cell.accept(envelope, &shared.settings, false);
+        let slot = self.cells.insert(Resident {
+            cell,
+            ready: false,
+            kept: 0,
+        });
         self.by_id.insert(id, slot);
+        self.recount(slot);
         if let Some(worker) = shared.residency.entered() {
             shared.workers()[worker].passivate_oldest();
         }
@@ -306,6 +359,13 @@ impl Worker {
             self.ready.push_back(slot);
         }
         self.idle.remove(slot as u32);
+    }
+
+    /// Brings the node's budget up to date with what a cell keeps now.
+    fn recount(&mut self, slot: usize) {
+        let Resident { cell, kept, .. } = &mut self.cells[slot];
+        let before = std::mem::replace(kept, cell.kept());
+        self.shared.stash_budget.recount(before, *kept);
     }
 
     fn addressed(&mut self, to: Address) -> Option<&mut Cell> {
@@ -324,6 +384,7 @@ impl Worker {
             settings: &self.shared.settings,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
+            last_ticket: &mut self.last_ticket,
         };
         tell(&mut self.cells[to.slot].cell, &mut cx);
         self.perform(to.slot);
@@ -344,11 +405,13 @@ impl Worker {
     /// says.
     fn drive(&mut self, slot: usize, tell: impl FnOnce(&mut Cell, &mut CellContext<'_>) -> Next) {
         let now = Instant::now();
+        self.parked.remove(&slot);
         let mut cx = CellContext {
             now: now.into_std(),
             settings: &self.shared.settings,
             journal_out_of_reach: self.shared.is_journal_out_of_reach(),
             actions: &mut self.actions,
+            last_ticket: &mut self.last_ticket,
         };
         let cell = &mut self.cells[slot].cell;
         let recovering = cell.is_recovering();
@@ -357,17 +420,29 @@ impl Worker {
         if recovered && let Some(failed) = self.failures.get_mut(&cell.persistence_id) {
             failed.backoff.recovered(now.into_std());
         }
+        self.recount(slot);
         self.perform(slot);
         match next {
             Next::Wait => {}
             Next::Again => self.make_ready(slot),
             Next::Idle if self.stopping => self.leave(slot, "stopped"),
+            Next::Idle
+                if self
+                    .deletions
+                    .is_asked(&self.cells[slot].cell.persistence_id) =>
+            {
+                self.leave(slot, "deleted");
+            }
             Next::Idle => {
                 self.idle.touch(slot as u32, self.now_tick(now));
                 // There was no victim when it came; now there is.
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
                 }
+            }
+            Next::Parked if self.stopping => self.leave_parked(slot),
+            Next::Parked => {
+                self.parked.insert(slot);
             }
             Next::Leave => self.leave(slot, "stopped"),
             Next::Failed { failure, message } => self.fail(slot, failure, message),
@@ -417,6 +492,17 @@ impl Worker {
                     let snapshots = &self.shared.snapshots;
                     snapshots.save(owner, sequence_nr, payload, worker, from);
                 }
+                Action::RunOutside(ticket, work) => {
+                    let worker = worker.clone();
+                    self.outside.spawn(async move {
+                        let panicked = |_| {
+                            let message = "the work it ran outside panicked".to_owned();
+                            Err(CodecError { message })
+                        };
+                        let result = AssertUnwindSafe(work).catch_unwind().await;
+                        worker.outside_returned(slot, ticket, result.unwrap_or_else(panicked));
+                    });
+                }
                 Action::Delete(deletion) => {
                     let owner = self.snapshot_owner(slot);
                     self.shared.snapshots.delete(owner, deletion, worker, from);
@@ -444,31 +530,31 @@ impl Worker {
 
     fn passivate_oldest(&mut self) {
         if let Some(slot) = self.idle.pop_oldest() {
-            self.leave_if_idle(slot, "limit", Instant::now());
+            self.leave(slot as usize, "limit");
         }
     }
 
-    /// Takes an idle cell out of memory, unless it has to keep a command that its
-    /// actor put aside; then its idle time begins anew.
-    fn leave_if_idle(&mut self, slot: u32, reason: &'static str, now: Instant) {
-        if self.cells[slot as usize].cell.may_leave(now.into_std()) {
-            self.leave(slot as usize, reason);
-        } else {
-            self.idle.touch(slot, self.now_tick(now));
-        }
+    /// What a cell keeps for later cannot wait for the end of the node.
+    fn leave_parked(&mut self, slot: usize) {
+        let cell = &mut self.cells[slot].cell;
+        let shard = cell.shard.0;
+        cell.refuse_all(&CommandError::ShardUnavailable { shard });
+        self.leave(slot, "stopped");
     }
 
     /// Takes a cell out of memory.
     fn leave(&mut self, slot: usize, reason: &'static str) {
         self.idle.remove(slot as u32);
-        let mut resident = self.cells.remove(slot);
-        // What an actor put aside and never took up, when the engine stops.
-        let shard = resident.cell.shard.0;
-        let error = CommandError::ShardUnavailable { shard };
-        resident.cell.refuse_all(&error);
+        self.parked.remove(&slot);
+        let to_delete = self.leave_for_deletion(slot);
+        let resident = self.cells.remove(slot);
+        self.shared.stash_budget.recount(resident.kept, 0);
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
         metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
+        if let Some(id) = to_delete {
+            self.delete_rows(id);
+        }
     }
 
     fn fail(&mut self, slot: usize, failure: Failure, message: String) {
@@ -495,7 +581,13 @@ impl Worker {
                 retry_after,
             },
         };
-        self.cells[slot].cell.refuse_all(&error);
+        let cell = &mut self.cells[slot].cell;
+        cell.refuse_all(&error);
+        if failure == Failure::Journal {
+            let (id, to) = (&cell.persistence_id, cell.may_have_stored_to());
+            self.deletions
+                .note_undecided(id, to, Instant::now().into_std());
+        }
         self.leave(slot, "failed");
     }
 
@@ -524,6 +616,9 @@ impl Worker {
         if let Some(&slot) = self.by_id.get(id) {
             return self.cells[slot].cell.describe();
         }
+        if let Some(deleting) = self.deletions.describe(id) {
+            return deleting;
+        }
         let now = Instant::now().into_std();
         let down = self
             .failures
@@ -541,14 +636,27 @@ impl Worker {
         }
     }
 
-    /// Passivates what has been idle for too long, forgets old failures.
+    /// Passivates what has been idle for too long, answers what was kept for too
+    /// long, forgets old failures.
     fn tick(&mut self) {
         let now = Instant::now();
+        while self.outside.try_join_next().is_some() {}
+        let kept = self.shared.stash_budget.kept();
+        metrics::gauge!("perennial_stashed_commands").set(kept as f64);
+        let expired = |&slot: &usize| self.cells[slot].cell.has_expired_aside(now.into_std());
+        let expired: Vec<usize> = self.parked.iter().copied().filter(expired).collect();
+        for slot in expired {
+            self.drive(slot, Cell::expire_aside);
+        }
         let tick = self.now_tick(now);
         let timeout = ticks(self.shared.settings.idle_timeout);
-        while let Some(slot) = self.idle.pop_expired(tick, timeout) {
-            self.leave_if_idle(slot, "idle", now);
+        // Who leaves while the journal is out of reach cannot come back.
+        while !self.shared.is_journal_out_of_reach()
+            && let Some(slot) = self.idle.pop_expired(tick, timeout)
+        {
+            self.leave(slot as usize, "idle");
         }
+        self.deletions.forget_old(now.into_std());
         let settings = &self.shared.settings.backoff;
         self.failures
             .retain(|_, failed| !failed.backoff.is_forgotten(settings, now.into_std()));

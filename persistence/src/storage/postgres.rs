@@ -11,6 +11,8 @@ use std::sync::Arc;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
 
+use crate::durable_state_store::postgres::PostgresDurableStateStore;
+use crate::entity_deletion::postgres::PostgresEntityDeletion;
 use crate::global_order::postgres::PostgresEventsInOrder;
 use crate::journal::postgres::PostgresJournal;
 use crate::recovery_reader::postgres::PostgresRecoveryReader;
@@ -48,8 +50,10 @@ pub(crate) async fn open(
     Ok(Storage {
         journal: Arc::new(PostgresJournal::new(connections.clone())),
         snapshots: Arc::new(PostgresSnapshotStore::new(connections.clone())),
+        states: Arc::new(PostgresDurableStateStore::new(connections.clone())),
         recoveries: Arc::new(PostgresRecoveryReader::new(connections.clone())),
         registry: Arc::new(PostgresRegistry::new(connections.clone())),
+        deletion: Arc::new(PostgresEntityDeletion::new(connections.clone())),
         order: Arc::new(PostgresEventsInOrder::new(connections)),
     })
 }

@@ -146,6 +146,13 @@ impl Fixture {
         bounds.highest.get()
     }
 
+    /// Returns when everything sent before is handled as far as it can be: the worker
+    /// answers this when it takes in what is new, and takes in nothing else before it has
+    /// handled that.
+    pub(crate) async fn until_handled(&self) {
+        self.engine.describe(ShardNr(0), &subject()).await;
+    }
+
     pub(crate) async fn passivate(&self) {
         self.engine.passivate(ShardNr(0), &subject()).await;
     }

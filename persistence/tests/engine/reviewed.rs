@@ -64,8 +64,10 @@ async fn i6_a_deletion_during_a_recovery_loses_nothing() {
     let storage = Storage::composed(
         storage.journal,
         storage.snapshots,
+        storage.states,
         storage.registry,
         storage.order,
+        storage.deletion,
     );
     let mut f = Fixture::over(memory, storage, settings).await;
     f.ask("n", &add("a")).await.unwrap();

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use super::*;
 use crate::codec::Json;
 use crate::command_error::Applied;
+use crate::effect::Effect;
 
 /// Panics where its command says.
 struct Touchy;
@@ -104,7 +105,7 @@ impl EventSourced for Touchy {
     }
 }
 
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 struct Unmakeable;
 
 impl Default for Unmakeable {
@@ -135,17 +136,18 @@ fn is_panic(error: &CommandError) -> bool {
 #[test]
 fn a_panic_becomes_an_error_wherever_it_happens() {
     for place in ["event", "manifest", "make reply", "reply"] {
-        let mut touchy = EventSourcedBehavior::new(Arc::new(Touchy), 100).unwrap();
-        match touchy.handle(&Payload::json(place)) {
+        let mut touchy =
+            EventSourcedBehavior::new(Arc::new(Definition::new(Touchy).unwrap()), 100).unwrap();
+        match touchy.handle(&Payload::json(place), SequenceNr::ZERO, None) {
             Handled::Broken(error) => assert!(is_panic(&error), "{place}: {error}"),
-            Handled::Refused(error) => panic!("{place}: refused: {error}"),
-            Handled::Accepted { .. } => panic!("{place}: accepted"),
+            Handled::Refused { error, .. } => panic!("{place}: refused: {error}"),
+            _ => panic!("{place}: accepted"),
         }
     }
 }
 
 #[test]
 fn a_state_that_cannot_be_made_is_an_error() {
-    let made = EventSourcedBehavior::new(Arc::new(Stillborn), 100);
+    let made = EventSourcedBehavior::new(Arc::new(Definition::new(Stillborn).unwrap()), 100);
     assert!(made.is_err_and(|error| is_panic(&error)));
 }

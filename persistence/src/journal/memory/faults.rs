@@ -31,12 +31,21 @@ pub enum Operation {
     ListEntities,
     /// [`crate::journal::Journal::delete_events`].
     DeleteEvents,
+    /// [`crate::entity_deletion::EntityDeletion::delete_entity`], before anything is
+    /// deleted.
+    DeleteEntity,
+    /// The same, after the tombstone is stored and before the rows are deleted.
+    DeleteEntityRows,
     /// [`crate::snapshot_store::SnapshotStore::load`].
     LoadSnapshot,
     /// [`crate::snapshot_store::SnapshotStore::save`].
     SaveSnapshot,
     /// [`crate::snapshot_store::SnapshotStore::delete`].
     DeleteSnapshots,
+    /// [`crate::durable_state_store::DurableStateStore::load`].
+    LoadState,
+    /// [`crate::durable_state_store::DurableStateStore::write`].
+    WriteState,
 }
 
 /// How it goes wrong.

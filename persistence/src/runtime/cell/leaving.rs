@@ -9,7 +9,7 @@ use crate::command_id_cache::CommandIdCache;
 use crate::retention::Retention;
 use crate::sequence_nr::SequenceNr;
 
-use super::{Action, Cell, CellContext, Index, Next, Queued, Stage};
+use super::{Action, Cell, CellContext, Failure, Index, Next, Queued, Stage, retention};
 
 impl Cell {
     /// Asks the cell to leave memory when what it has handled is stored; what
@@ -26,26 +26,18 @@ impl Cell {
         self.stage == Stage::Ready
     }
 
-    /// Whether the cell, which is idle, can leave memory without taking a command
-    /// along that an actor has put aside. Those whose caller has gone are answered.
-    pub(crate) fn may_leave(&mut self, now: Instant) -> bool {
-        let Some(work) = &mut self.work else {
-            return true;
-        };
-        for queued in std::mem::take(&mut work.aside) {
-            if queued.is_overdue(now) {
-                queued.refuse_overdue();
-            } else {
-                work.aside.push_back(queued);
-            }
-        }
-        work.aside.is_empty()
-    }
-
     /// Starts over from the journal with what is in the stash, or leaves when
     /// nothing is.
     pub(super) fn restart(&mut self, cx: &mut CellContext<'_>) -> Next {
-        if self.queued() == 0 {
+        if let Some(message) = self.work().overflowed.take() {
+            return Next::Failed {
+                failure: Failure::Handling,
+                message,
+            };
+        }
+        self.take_back();
+        self.give_up_unasked();
+        if self.queued() == 0 && !self.has_aside() {
             return Next::Leave;
         }
         let max_payload = cx.settings.max_payload;
@@ -58,7 +50,7 @@ impl Cell {
         self.stored_nr = SequenceNr::ZERO;
         self.snapshot_nr = SequenceNr::ZERO;
         self.command_ids = CommandIdCache::default();
-        self.retention = Retention::new(cx.settings.retention);
+        self.retention = Retention::new(retention(&self.factory, cx.settings));
         self.stop_requested = false;
         let work = self.work();
         // The state has left memory, which is what they wait for: dropping tells.
@@ -66,7 +58,6 @@ impl Cell {
         // It was about the state that is gone.
         work.broken = None;
         work.reports.clear();
-        work.unstash_all();
         // The ids stored since may not be in the new command id cache.
         for queued in &mut work.stash {
             if matches!(queued.index, Index::NotStored { .. }) {
@@ -80,7 +71,11 @@ impl Cell {
     /// Answers everything that waits with an error.
     pub(crate) fn refuse_all(&mut self, error: &CommandError) {
         let Some(work) = &mut self.work else { return };
-        for queued in work.aside.drain(..).chain(work.stash.drain(..)) {
+        let kept = work.aside.drain();
+        for queued in kept
+            .chain(work.returned.drain(..))
+            .chain(work.stash.drain(..))
+        {
             queued.reply_to.answer(Err(error.clone()));
         }
     }

@@ -1,21 +1,22 @@
 //! A round: the commands that wait, handled one after another.
 
-use crate::behavior::Handled;
+use crate::behavior::{After, Handled};
 use crate::command::{Answer, Reply, Request};
 use crate::command_error::{Applied, CommandError};
 use crate::journal::{Append, AtomicWrite, CommandRecord, NewEvent};
 use crate::payload::Payload;
 use crate::persisting::Commands;
 
-use crate::runtime::guarded_journal::OPEN_MESSAGE;
+use crate::runtime::guarded_journal::journal_out_of_reach;
 
 use super::retries::Recalled;
-use super::{Action, Cell, CellContext, Failure, Held, Next, Queued, Stage};
+use super::{Action, Cell, CellContext, Failure, Held, Next, Promise, Queued, Stage};
 
 /// Requests handled before the cell gives way, and before their events go out.
 const ROUND_REQUESTS_MAX: usize = 256;
 /// Bytes of events and answers after which a round is over.
 const ROUND_BYTES_MAX: usize = 1024 * 1024;
+
 /// What handling one request means for the round.
 enum Step {
     GoOn,
@@ -37,10 +38,10 @@ impl Cell {
         let mut bytes = 0;
         for _ in 0..ROUND_REQUESTS_MAX {
             // What comes after a stop or a failure is for the next incarnation.
-            if self.stop_requested || self.is_broken() {
+            if self.stop_requested || self.is_broken() || self.is_paused() {
                 break;
             }
-            let Some(queued) = self.pop_stash() else {
+            let Some(queued) = self.pop_queued() else {
                 break;
             };
             match self.handle(queued, &mut bytes, cx) {
@@ -92,8 +93,11 @@ impl Cell {
         if self.stop_requested {
             return self.restart(cx);
         }
-        if self.queued() > 0 {
+        if self.queued() > 0 && !self.is_paused() {
             return Next::Again;
+        }
+        if self.has_aside() {
+            return Next::Parked;
         }
         self.work = None;
         Next::Idle
@@ -102,17 +106,8 @@ impl Cell {
     fn handle(&mut self, queued: Queued, bytes: &mut usize, cx: &mut CellContext<'_>) -> Step {
         // A caller that gave up was told that this is never handled.
         if !queued.reply_to.begin() || queued.is_overdue(cx.now) {
-            return self.hold(
-                queued,
-                Err(CommandError::DeadlineExceeded {
-                    applied: Applied::No,
-                }),
-            );
-        }
-        if cx.journal_out_of_reach {
-            // Refused before it is handled, so that the entity can stay.
-            let message = OPEN_MESSAGE.to_owned();
-            return self.hold(queued, Err(CommandError::JournalUnavailable { message }));
+            let applied = Applied::No;
+            return self.hold_answer(queued, Err(CommandError::DeadlineExceeded { applied }), cx);
         }
         let Request::Command {
             payload,
@@ -122,55 +117,79 @@ impl Cell {
         else {
             let answer = self.encode_state();
             *bytes += answer.as_ref().map_or(0, |r| r.payload.bytes.len());
-            return self.hold(queued, answer);
+            return self.hold_answer(queued, answer, cx);
         };
-        let certainly_new = match self.recall(&queued) {
-            Recalled::New { certainly } => certainly,
-            Recalled::Stored(reply) => return self.hold(queued, Ok(reply)),
-            Recalled::UnderWay => return Step::EndBefore(queued),
-            Recalled::AskIndex => return Step::LookUp(queued),
+        // What stores nothing needs no journal, so a live entity answers it all the same.
+        let unwritable = cx.journal_out_of_reach.then(journal_out_of_reach);
+        let certainly_new = match (self.recall(&queued), &unwritable) {
+            (Recalled::Stored(reply), _) => return self.hold_answer(queued, Ok(reply), cx),
+            (Recalled::UnderWay, _) => return Step::EndBefore(queued),
+            (Recalled::New { certainly: false } | Recalled::AskIndex, Some(unwritable)) => {
+                return self.hold_answer(queued, Err(unwritable.clone()), cx);
+            }
+            (Recalled::New { certainly }, _) => certainly,
+            (Recalled::AskIndex, None) => return Step::LookUp(queued),
         };
         if let Some(expected) = *expected_sequence_nr
             && expected != self.sequence_nr
         {
+            if !certainly_new {
+                return Step::LookUp(queued);
+            }
             let actual = self.sequence_nr;
             let error = CommandError::SequenceNrMismatch { expected, actual };
-            return self.hold_unless_retry(queued, Err(error), certainly_new);
+            return self.hold_answer(queued, Err(error), cx);
         }
-        match self.event_sourced().handle(payload) {
+        let at = self.sequence_nr;
+        let handled = self
+            .event_sourced()
+            .handle(payload, at, unwritable.as_ref());
+        let stores = matches!(&handled, Handled::Accepted { events, .. } if !events.is_empty());
+        if !stores && !certainly_new {
+            // What stores nothing takes effect only when the command is no retry of
+            // one that did (I-8).
+            return match handled {
+                Handled::Broken(_) | Handled::Spoiled(_) => {
+                    // Perhaps it failed on its own effect. The state is not to be
+                    // trusted: start over, then ask the index first.
+                    self.retries_likely = true;
+                    self.stop_requested = true;
+                    Step::EndBefore(queued)
+                }
+                _ => Step::LookUp(queued),
+            };
+        }
+        match handled {
             Handled::Accepted {
                 events,
                 reply,
-                then_snapshot,
-                then_stop,
-            } => {
+                then,
+            } if stores => {
+                let events_len = events.iter().map(|e| e.payload.bytes.len()).sum::<usize>();
+                *bytes += reply.bytes.len() + events_len;
+                self.store(queued, events, reply, then)
+            }
+            Handled::Accepted { reply, then, .. } => {
                 *bytes += reply.bytes.len();
-                if !events.is_empty() {
-                    *bytes += events.iter().map(|e| e.payload.bytes.len()).sum::<usize>();
-                    return self.store(queued, events, reply, (then_snapshot, then_stop));
-                }
                 let answer = Ok(Reply {
                     payload: reply,
                     sequence_nr: self.sequence_nr,
                     duplicate: false,
                 });
-                if then_stop && certainly_new {
-                    self.stop_requested = true;
-                    return self.hold(queued, answer);
-                }
-                self.hold_unless_retry(queued, answer, certainly_new)
+                self.hold_followed(queued, answer, then, cx)
             }
-            Handled::Refused(error) => self.hold_unless_retry(queued, Err(error), certainly_new),
-            Handled::Broken(_) if !certainly_new => {
-                // Perhaps it failed on its own effect. The state is not to be
-                // trusted: start over, then ask the index first.
-                self.retries_likely = true;
+            Handled::Refused { error, then } => self.hold_followed(queued, Err(error), then, cx),
+            Handled::Spoiled(error) => {
+                // The next incarnation goes on from what is stored.
                 self.stop_requested = true;
-                Step::EndBefore(queued)
+                self.hold_answer(queued, Err(error), cx);
+                Step::End
             }
+            Handled::Stashed => self.hold(queued, Promise::Stash, cx),
+            Handled::Outside(work) => self.hold(queued, Promise::Outside(work), cx),
             Handled::Broken(error) => {
                 self.work().broken = Some(error.to_string());
-                self.hold(queued, Err(error));
+                self.hold_answer(queued, Err(error), cx);
                 Step::End
             }
         }
@@ -182,7 +201,7 @@ impl Cell {
         queued: Queued,
         events: Vec<NewEvent>,
         reply: Payload,
-        (then_snapshot, then_stop): (bool, bool),
+        then: After,
     ) -> Step {
         let before = self.sequence_nr;
         self.sequence_nr = before.plus(events.len() as u64);
@@ -209,50 +228,86 @@ impl Cell {
         let last = self.sequence_nr;
         let take = self
             .retention
-            .after_write(before.next(), last, then_snapshot);
-        // Encoded now: the state at this number exists only now.
+            .after_write(before.next(), last, then.snapshot);
+        // Encoded now: the state at this number exists only now. So do those that
+        // effects are to see, hence they end the round.
         let snapshot = take.and_then(|_| self.encode_snapshot());
+        let ends_round = then.stop || then.effects.is_some();
         let held = Held {
-            answer: Ok(Reply {
+            promise: Promise::Answer(Ok(Reply {
                 payload: reply,
                 sequence_nr: self.sequence_nr,
                 duplicate: false,
-            }),
+            })),
             queued,
             wrote: true,
             sequence_nr: self.sequence_nr,
             snapshot,
-            then_stop,
+            then_stop: then.stop,
+            then: then.effects,
         };
         self.work()
             .persisting
             .persist(write, [held], Commands::GoOn);
-        if then_stop { Step::End } else { Step::GoOn }
+        if ends_round { Step::End } else { Step::GoOn }
     }
 
-    /// As [`Cell::hold`], for an answer to a command that stored nothing, which is
-    /// only given when the command is no retry of one that did (I-8).
-    fn hold_unless_retry(&mut self, queued: Queued, answer: Answer, certainly_new: bool) -> Step {
-        if certainly_new {
-            self.hold(queued, answer)
-        } else {
-            Step::LookUp(queued)
-        }
+    fn hold_answer(&mut self, queued: Queued, answer: Answer, cx: &mut CellContext<'_>) -> Step {
+        self.hold(queued, Promise::Answer(answer), cx)
     }
 
-    /// Gives an answer when everything handled before it is stored: at once, if
-    /// everything is.
-    fn hold(&mut self, queued: Queued, answer: Answer) -> Step {
-        let held = Held {
+    /// Answers what stored nothing, and does what follows.
+    fn hold_followed(
+        &mut self,
+        queued: Queued,
+        answer: Answer,
+        then: After,
+        cx: &mut CellContext<'_>,
+    ) -> Step {
+        self.stop_requested |= then.stop;
+        let at = self.sequence_nr;
+        let take = then.snapshot.then(|| self.retention.asked(at)).flatten();
+        let mut held = self.held(queued, Promise::Answer(answer));
+        held.snapshot = take.and_then(|_| self.encode_snapshot());
+        held.then = then.effects;
+        self.defer(held, cx)
+    }
+
+    fn hold(&mut self, queued: Queued, promise: Promise, cx: &mut CellContext<'_>) -> Step {
+        let held = self.held(queued, promise);
+        self.defer(held, cx)
+    }
+
+    /// The promise of what stored nothing.
+    fn held(&self, queued: Queued, promise: Promise) -> Held {
+        Held {
             queued,
-            answer,
+            promise,
             wrote: false,
             sequence_nr: self.sequence_nr,
             snapshot: None,
             then_stop: false,
-        };
-        if let Some(held) = self.work().persisting.defer(held, Commands::GoOn) {
-            held.queued.reply_to.answer(held.answer);
+            then: None,
+        }
+    }
+
+    /// Keeps a promise when everything handled before it is stored: at once, if
+    /// everything is.
+    fn defer(&mut self, held: Held, cx: &mut CellContext<'_>) -> Step {
+        let ends_round = held.then.is_some() || matches!(held.promise, Promise::Outside(_));
+        match self.work().persisting.defer(held, Commands::GoOn) {
+            Some(mut held) => {
+                if let Some(payload) = held.snapshot.take() {
+                    let sequence_nr = held.sequence_nr;
+                    cx.actions.push(Action::SaveSnapshot {
+                        sequence_nr,
+                        payload,
+                    });
+                }
+                self.keep(held, cx);
+            }
+            None if ends_round => return Step::End,
+            None => {}
         }
         Step::GoOn
     }

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use crate::command_error::CommandError;
+use crate::behavior::AfterEffects;
+use crate::command::{Answer, ReplyTo};
+use crate::command_error::{Applied, CommandError};
 use crate::journal::{AppendError, Appended};
 use crate::writer::WriterUuid;
 
-use super::{Action, Cell, CellContext, Failure, Held, Index, Next, Queued, Stage};
+use super::{Action, Cell, CellContext, Failure, Held, Index, Next, Promise, Queued, Stage};
 
 /// What clients are told to wait behind an append of unknown outcome.
 pub(super) const RETRY_AFTER_UNKNOWN: Duration = Duration::from_millis(100);
@@ -18,6 +20,7 @@ impl Cell {
         self.stage = Stage::Ready;
         let stop = self.release_stored(outcome.stored_writes, cx);
         let Some(failure) = outcome.failure else {
+            self.event_sourced().committed();
             self.stop_requested |= stop;
             return self.run(cx);
         };
@@ -28,17 +31,21 @@ impl Cell {
         match failure {
             AppendError::DuplicateCommand { stored, .. } => {
                 self.retries_likely = true;
+                // Who is told of it must find it in the state from then on (I-12).
+                let is_known = stored.sequence_nr <= self.stored_nr;
+                let undone = is_known && self.undo_round(outcome.stored_writes, &unsettled);
                 self.settle_first(unsettled, |_| Index::Stored(stored));
-                self.restart(cx)
+                self.go_on_or_restart(undone, cx)
             }
             AppendError::Rejected { message } => {
+                let undone = self.undo_round(outcome.stored_writes, &unsettled);
                 let mut unsettled = unsettled.into_iter();
                 if let Some(refused) = unsettled.next() {
                     let error = CommandError::PersistRejected { message };
                     refused.queued.reply_to.answer(Err(error));
                 }
                 self.handle_again(unsettled.map(|held| held.queued));
-                self.restart(cx)
+                self.go_on_or_restart(undone, cx)
             }
             AppendError::Conflict {
                 first_sequence_nr,
@@ -59,6 +66,10 @@ impl Cell {
             }
             AppendError::Unavailable { message } => {
                 let error = CommandError::JournalUnavailable { message };
+                if self.undo_round(outcome.stored_writes, &unsettled) {
+                    self.refuse_writes(unsettled, &error);
+                    return self.run(cx);
+                }
                 for held in unsettled {
                     held.queued.reply_to.answer(Err(error.clone()));
                 }
@@ -85,13 +96,13 @@ impl Cell {
         let mut snapshot = None;
         self.work().persisting.stored(writes);
         while let Some(due) = self.work().persisting.next_due() {
-            let held = due.handler;
+            let mut held = due.handler;
             self.stored_nr = self.stored_nr.max(held.sequence_nr);
             stop |= held.then_stop;
-            if let Some(payload) = held.snapshot {
+            if let Some(payload) = held.snapshot.take() {
                 snapshot = Some((held.sequence_nr, payload));
             }
-            held.queued.reply_to.answer(held.answer);
+            self.keep(held, cx);
             self.work().persisting.finished(due.commands);
         }
         if let Some((sequence_nr, payload)) = snapshot {
@@ -101,6 +112,76 @@ impl Cell {
             });
         }
         stop
+    }
+
+    /// Keeps a promise whose time has come.
+    pub(super) fn keep(&mut self, held: Held, cx: &mut CellContext<'_>) {
+        let Held {
+            queued,
+            promise,
+            then,
+            wrote,
+            ..
+        } = held;
+        match promise {
+            Promise::Answer(answer) => match then {
+                None => queued.reply_to.answer(answer),
+                Some(then) => self.keep_effects(*then, wrote, queued.reply_to, answer, cx),
+            },
+            Promise::Stash => self.put_aside(queued, cx.settings),
+            Promise::Outside(work) => self.go_outside(Some(queued), work, cx),
+        }
+    }
+
+    /// Does what else was asked for. A panic on the way is told instead of the
+    /// answer, and ends it: events that the command stored stay.
+    fn keep_effects(
+        &mut self,
+        effects: AfterEffects,
+        wrote: bool,
+        reply_to: ReplyTo,
+        answer: Answer,
+        cx: &mut CellContext<'_>,
+    ) {
+        for run in effects.run {
+            if let Err(error) = self.event_sourced().run(run) {
+                let message = error.to_string();
+                self.work().broken = Some(message.clone());
+                let applied = if wrote { Applied::Unknown } else { Applied::No };
+                reply_to.answer(Err(CommandError::Panicked { message, applied }));
+                return;
+            }
+        }
+        reply_to.answer(answer);
+        if effects.unstash_all {
+            self.take_back();
+        }
+        for work in effects.outside {
+            self.go_outside(None, work, cx);
+        }
+    }
+
+    /// Makes the state what it was before a round of which certainly nothing is stored.
+    /// False when the state has to be recovered instead.
+    fn undo_round(&mut self, stored_writes: usize, unsettled: &[Held]) -> bool {
+        let is_whole = stored_writes == 0 && !self.stop_requested && !self.is_broken();
+        if !is_whole || !self.event_sourced().undo() {
+            return false;
+        }
+        self.sequence_nr = self.stored_nr;
+        self.command_ids.forget_after(self.stored_nr);
+        if unsettled.iter().any(|held| held.snapshot.is_some()) {
+            self.retention.snapshot_failed();
+        }
+        true
+    }
+
+    fn go_on_or_restart(&mut self, undone: bool, cx: &mut CellContext<'_>) -> Next {
+        if undone {
+            self.run(cx)
+        } else {
+            self.restart(cx)
+        }
     }
 
     /// Puts unsettled requests back at the head of the stash, the first with what

@@ -7,13 +7,16 @@
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::deleting::{DeleteRequest, Deleted};
 use crate::actor::StorageReport;
+use crate::codec::CodecError;
 use crate::command::{CommandId, Envelope};
 use crate::command_error::CommandError;
 use crate::engine::EntityDescription;
 use crate::journal::{Appended, AtomicWrite, StoredCommand};
+use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
-use crate::runtime::cell::{PageVerdict, RecoveryPage};
+use crate::runtime::cell::{OutsideTicket, PageVerdict, RecoveryPage};
 use crate::runtime::recovery_pages::RecoveryFault;
 use crate::sequence_nr::SequenceNr;
 
@@ -45,6 +48,7 @@ pub(super) enum WorkerRequest {
     Deliver(Envelope),
     Describe(PersistenceId, oneshot::Sender<EntityDescription>),
     Passivate(PersistenceId, oneshot::Sender<()>),
+    Delete(DeleteRequest),
 }
 
 /// What cells wait for, and what the engine orders.
@@ -59,7 +63,10 @@ pub(super) enum WorkerEvent {
     ),
     SnapshotSettled(Address, SequenceNr, bool),
     DeletionSettled(Address, bool),
+    /// To the cell that is in this place now, if it still waits for it.
+    OutsideReturned(usize, OutsideTicket, Result<Payload, CodecError>),
     StorageReport(Address, StorageReport),
+    EntityDeleted(PersistenceId, Deleted),
     /// The node is over its limit and this worker has the oldest idle entity.
     PassivateOldest,
     Stop,
@@ -121,6 +128,18 @@ impl WorkerHandle {
         }
     }
 
+    /// Returns when the entity is deleted, or is not going to be; `None` when the
+    /// worker has ended.
+    pub(crate) async fn delete(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Deleted>) -> DeleteRequest,
+    ) -> Option<Deleted> {
+        let (done, deleted) = oneshot::channel();
+        let request = WorkerRequest::Delete(request(done));
+        self.requests.send(request).await.ok()?;
+        deleted.await.ok()
+    }
+
     pub(crate) fn recovery_page(
         &self,
         to: Address,
@@ -150,6 +169,10 @@ impl WorkerHandle {
         self.event(WorkerEvent::StorageReport(to, report));
     }
 
+    pub(super) fn entity_deleted(&self, id: PersistenceId, deleted: Deleted) {
+        self.event(WorkerEvent::EntityDeleted(id, deleted));
+    }
+
     pub(super) fn commands_found(
         &self,
         to: Address,
@@ -157,6 +180,15 @@ impl WorkerHandle {
         found: Result<Vec<Option<StoredCommand>>, String>,
     ) {
         self.event(WorkerEvent::CommandsFound(to, asked, found));
+    }
+
+    pub(super) fn outside_returned(
+        &self,
+        slot: usize,
+        ticket: OutsideTicket,
+        result: Result<Payload, CodecError>,
+    ) {
+        self.event(WorkerEvent::OutsideReturned(slot, ticket, result));
     }
 
     pub(super) fn passivate_oldest(&self) {

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::journal::JournalError;
 use crate::storage::StorageOptions;
@@ -80,9 +80,11 @@ impl Connections {
         };
         // Nobody waits longer for an append, so none works longer on it either.
         let lane_timeout = options.statement_timeout.min(options.append_timeout);
+        // One plan serves every append, and planning anew costs as much as 30 events.
+        let one_plan = [("plan_cache_mode", "force_generic_plan")];
         let lane = |_| Lane {
             connection: Mutex::new(None),
-            options: with_timeout(lane_timeout),
+            options: with_timeout(lane_timeout).options(one_plan),
             connect_timeout: options.connect_timeout,
         };
         let readers = u32::try_from(options.recovery_connections).unwrap_or(u32::MAX);
@@ -144,7 +146,7 @@ impl Connections {
             let error = match timeout(self.options.statement_timeout * 2, query).await {
                 Ok(Ok(rows)) => return Ok(rows),
                 Ok(Err(error)) => error,
-                Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+                Err(_) => timed_out(),
             };
             if Failure::of(&error) == Failure::Undecided {
                 // Not back into the pool.
@@ -155,6 +157,29 @@ impl Connections {
                 }
             }
             return Err(failed(error));
+        }
+    }
+
+    /// Executes a statement once, whatever becomes of it.
+    pub(crate) async fn write_once(
+        &self,
+        session: SessionUuid,
+        sql: &'static str,
+        arguments: Result<PgArguments, sqlx::Error>,
+    ) -> Result<PgRow, sqlx::Error> {
+        let arguments = arguments?;
+        let deadline = Instant::now() + self.options.connect_timeout;
+        let lane = self.other_lane().acquire(session, deadline).await;
+        // Not sent yet, so not undecided, whatever went wrong.
+        let mut lane = lane.map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
+        let query = sqlx::query_with(sql, arguments).fetch_one(lane.connection());
+        match timeout(self.options.statement_timeout * 2, query).await {
+            Ok(Ok(row)) => {
+                lane.give_back();
+                Ok(row)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
         }
     }
 
@@ -172,17 +197,17 @@ impl Connections {
         let arguments = arguments.map_err(failed)?;
         let mut retry = Retry::until(Instant::now() + self.options.append_timeout);
         loop {
-            let error = match self.other_lane().acquire(session).await {
+            let error = match self.other_lane().acquire(session, retry.deadline).await {
                 Ok(mut lane) => {
                     let query =
                         sqlx::query_with(sql, arguments.clone()).fetch_one(lane.connection());
-                    let error = match timeout(self.options.statement_timeout * 2, query).await {
+                    let error = match timeout_at(retry.deadline, query).await {
                         Ok(Ok(row)) => {
                             lane.give_back();
                             return Ok(row);
                         }
                         Ok(Err(error)) => error,
-                        Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+                        Err(_) => timed_out(),
                     };
                     if !Failure::of(&error).may_pass() {
                         return Err(failed(error));
@@ -219,6 +244,10 @@ impl Retry {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         true
     }
+}
+
+fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
 
 /// Fails on a server that only reads: a standby, or a primary that was demoted.
@@ -274,18 +303,23 @@ pub(crate) fn connection_name(session: SessionUuid) -> String {
 }
 
 impl Lane {
-    /// Waits for its turn and for a living connection named after the session.
-    /// When this fails, nothing was sent.
-    pub(crate) async fn acquire(&self, session: SessionUuid) -> Result<LaneGuard<'_>, sqlx::Error> {
-        let mut slot = self.connection.lock().await;
+    /// Waits for its turn and for a living connection named after the session, no
+    /// longer than until the deadline. When this fails, nothing was sent.
+    pub(crate) async fn acquire(
+        &self,
+        session: SessionUuid,
+        deadline: Instant,
+    ) -> Result<LaneGuard<'_>, sqlx::Error> {
+        let turn = timeout_at(deadline, self.connection.lock()).await;
+        let mut slot = turn.map_err(|_| timed_out())?;
         if let Some(mut kept) = slot.take()
             && kept.session == session
         {
+            // Half of the time is left for another connection, if this one is dead.
+            let patience = deadline.saturating_duration_since(Instant::now()) / 2;
+            let patience = patience.min(self.connect_timeout);
             let lives = kept.used.elapsed() < IDLE_BEFORE_PING
-                || matches!(
-                    timeout(self.connect_timeout, kept.connection.ping()).await,
-                    Ok(Ok(()))
-                );
+                || matches!(timeout(patience, kept.connection.ping()).await, Ok(Ok(())));
             if lives {
                 return Ok(LaneGuard {
                     slot,
@@ -302,9 +336,9 @@ impl Lane {
             require_primary(&mut connection).await?;
             Ok::<_, sqlx::Error>(connection)
         };
-        let connection = timeout(self.connect_timeout, connect)
-            .await
-            .map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))??;
+        let give_up = deadline.min(Instant::now() + self.connect_timeout);
+        let connection = timeout_at(give_up, connect).await;
+        let connection = connection.map_err(|_| timed_out())??;
         let current = LaneConnection {
             connection,
             session,

@@ -1,0 +1,34 @@
+//! What a cell gives up when its entity is deleted.
+
+use crate::command::Envelope;
+use crate::sequence_nr::SequenceNr;
+
+use super::{Cell, Stage};
+
+impl Cell {
+    /// Whether it would run now, and find out that it has nothing left to do.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.stage == Stage::Ready
+    }
+
+    /// The commands that an actor has put aside: they are for the next life.
+    pub(crate) fn give_up_aside(&mut self) -> Vec<Envelope> {
+        let Some(work) = &mut self.work else {
+            return Vec::new();
+        };
+        let envelope = |queued: super::Queued| Envelope {
+            persistence_id: self.persistence_id.clone(),
+            shard: self.shard,
+            epoch: self.epoch,
+            request: queued.request,
+            deadline: queued.deadline,
+            reply_to: queued.reply_to,
+        };
+        work.aside.drain().map(envelope).collect()
+    }
+
+    /// The last number that its appends may have stored.
+    pub(crate) fn may_have_stored_to(&self) -> SequenceNr {
+        self.sequence_nr.max(self.stored_nr)
+    }
+}

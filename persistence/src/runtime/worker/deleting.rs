@@ -1,0 +1,202 @@
+//! Deleting an entity, in order with its commands.
+//!
+//! What it had accepted before is finished first. What arrives from then on is held,
+//! and is the first its next life handles. In between, when the entity has left
+//! memory, its rows are deleted (`runtime/entity_deletion.rs`). An entity that is
+//! not in memory, backing off or not, is deleted at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::{Worker, WorkerHandle};
+use crate::command::Envelope;
+use crate::command_error::{CommandError, StashLimit};
+use crate::engine::{EntityDescription, EntityState};
+use crate::journal::WriteRight;
+use crate::persistence_id::PersistenceId;
+use crate::runtime::entity_deletion::ToDelete;
+use crate::runtime::guarded_journal::OPEN_MESSAGE;
+use crate::sequence_nr::SequenceNr;
+use crate::writer::{Epoch, ShardNr};
+
+/// What a deletion ends with: the number at which the next life begins.
+pub(crate) type Deleted = Result<SequenceNr, CommandError>;
+
+/// Undecided appends remembered.
+const UNDECIDED_MAX: usize = 10_000;
+/// How long an append of unknown outcome may take effect late: far longer than any
+/// database works on a statement or a network holds one back.
+const UNDECIDED_TIME: Duration = Duration::from_secs(3600);
+
+/// A request to delete an entity.
+pub(crate) struct DeleteRequest {
+    pub(crate) persistence_id: PersistenceId,
+    pub(crate) shard: ShardNr,
+    pub(crate) epoch: Epoch,
+    pub(crate) done: oneshot::Sender<Deleted>,
+}
+
+/// The deletions of one worker.
+#[derive(Default)]
+pub(super) struct Deletions {
+    /// Bounded by the requests of callers who wait for them.
+    asked: HashMap<PersistenceId, Deleting>,
+    /// Entities with an append of unknown outcome: up to which number, and since when
+    /// that is so.
+    undecided: HashMap<PersistenceId, (SequenceNr, Instant)>,
+}
+
+/// A deletion that was asked for.
+struct Deleting {
+    shard: ShardNr,
+    epoch: Epoch,
+    callers: Vec<oneshot::Sender<Deleted>>,
+    /// For the next life; as many as fit into a stash.
+    held: VecDeque<Envelope>,
+}
+
+impl Deletions {
+    pub(super) fn is_empty(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    pub(super) fn is_asked(&self, id: &PersistenceId) -> bool {
+        !self.asked.is_empty() && self.asked.contains_key(id)
+    }
+
+    /// Keeps a request for the next life; gives it back when the entity is not
+    /// being deleted.
+    pub(super) fn hold(&mut self, envelope: Envelope, capacity: usize) -> Option<Envelope> {
+        if self.asked.is_empty() {
+            return Some(envelope);
+        }
+        let Some(deleting) = self.asked.get_mut(&envelope.persistence_id) else {
+            return Some(envelope);
+        };
+        if deleting.held.len() >= capacity {
+            metrics::counter!("perennial_stash_overflows_total").increment(1);
+            let error = CommandError::StashFull(StashLimit::Entity(capacity));
+            envelope.reply_to.answer(Err(error));
+        } else {
+            deleting.held.push_back(envelope);
+        }
+        None
+    }
+
+    /// An incarnation has ended without knowing whether its last append is stored.
+    pub(super) fn note_undecided(&mut self, id: &PersistenceId, to: SequenceNr, now: Instant) {
+        if to > SequenceNr::ZERO && self.undecided.len() < UNDECIDED_MAX {
+            self.undecided.insert(id.clone(), (to, now));
+        }
+    }
+
+    pub(super) fn forget_old(&mut self, now: Instant) {
+        self.undecided
+            .retain(|_, (_, since)| now.duration_since(*since) < UNDECIDED_TIME);
+    }
+
+    /// What an entity that is not in memory is doing, if it is being deleted.
+    pub(super) fn describe(&self, id: &PersistenceId) -> Option<EntityDescription> {
+        let deleting = self.asked.get(id)?;
+        Some(EntityDescription {
+            state: EntityState::Passive,
+            sequence_nr: SequenceNr::ZERO,
+            queued: deleting.held.len(),
+            waiting_for: "its deletion",
+        })
+    }
+}
+
+impl Worker {
+    pub(super) fn delete(&mut self, request: DeleteRequest) {
+        let DeleteRequest {
+            persistence_id: id,
+            shard,
+            epoch,
+            done,
+        } = request;
+        if let Some(deleting) = self.deletions.asked.get_mut(&id) {
+            deleting.callers.push(done);
+            return;
+        }
+        let slot = self.by_id.get(&id).copied();
+        if self.stopping && slot.is_none() {
+            let shard = shard.0;
+            let _ = done.send(Err(CommandError::ShardUnavailable { shard }));
+            return;
+        }
+        if self.shared.is_journal_out_of_reach() {
+            // And it stays in memory, where it may be for a long time to come.
+            let message = OPEN_MESSAGE.to_owned();
+            let _ = done.send(Err(CommandError::JournalUnavailable { message }));
+            return;
+        }
+        let deleting = Deleting {
+            shard,
+            epoch,
+            callers: vec![done],
+            held: VecDeque::new(),
+        };
+        self.deletions.asked.insert(id.clone(), deleting);
+        match slot {
+            None => self.delete_rows(id),
+            Some(slot) if self.cells[slot].cell.is_ready() => self.make_ready(slot),
+            Some(_) => {}
+        }
+    }
+
+    /// The cell in this slot leaves memory: it gives up what it has put aside, and
+    /// its id is returned if the entity is to be deleted then.
+    pub(super) fn leave_for_deletion(&mut self, slot: usize) -> Option<PersistenceId> {
+        let cell = &mut self.cells[slot].cell;
+        let deleting = self.deletions.asked.get_mut(&cell.persistence_id)?;
+        for envelope in cell.give_up_aside().into_iter().rev() {
+            deleting.held.push_front(envelope);
+        }
+        Some(cell.persistence_id.clone())
+    }
+
+    /// Deletes the rows of an entity that is not in memory, in a task of its own.
+    pub(super) fn delete_rows(&mut self, id: PersistenceId) {
+        let Some(deleting) = self.deletions.asked.get(&id) else {
+            return;
+        };
+        let undecided = self.deletions.undecided.get(&id);
+        let to_delete = ToDelete {
+            right: WriteRight {
+                session: self.shared.session,
+                shard: deleting.shard,
+                epoch: deleting.epoch,
+            },
+            may_have_stored_to: undecided.map_or(SequenceNr::ZERO, |(nr, _)| *nr),
+            persistence_id: id,
+        };
+        let deleter = self.shared.deleter.clone();
+        let worker: WorkerHandle = self.shared.workers()[self.number].clone();
+        tokio::spawn(async move {
+            let deleted = deleter.delete(&to_delete).await;
+            worker.entity_deleted(to_delete.persistence_id, deleted);
+        });
+    }
+
+    /// A deletion has ended: callers are answered, and what was held goes on to the
+    /// next life, or to the same one if nothing is deleted.
+    pub(super) fn deleted(&mut self, id: &PersistenceId, deleted: &Deleted) {
+        let Some(deleting) = self.deletions.asked.remove(id) else {
+            return;
+        };
+        if deleted.is_ok() {
+            // What it failed for is gone.
+            self.failures.remove(id);
+            self.deletions.undecided.remove(id);
+        }
+        for caller in deleting.callers {
+            let _ = caller.send(deleted.clone());
+        }
+        for envelope in deleting.held {
+            self.deliver(envelope);
+        }
+    }
+}
