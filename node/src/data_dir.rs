@@ -1,28 +1,16 @@
-//! The data directory of a node: its lock, and who the node is.
+//! The data directory of a node: its lock, who the node is, and its raft store.
 //!
 //! One process uses a directory at a time. `node.json` keeps the number the
 //! database gave this node, so that a restarted node is the same one and fences
-//! its own earlier sessions. What is decided from it is in `node/identity.rs`.
+//! its own earlier sessions; `raft/` keeps what it voted for. What is decided from
+//! that is in `forming/` of the sharding crate.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-
-/// Who the node of a data directory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NodeIdentity {
-    /// Given by the database, never used twice.
-    pub node: u64,
-    /// The cluster whose database gave it.
-    pub cluster_id: Uuid,
-    /// How often the node has started, at least. Written before each start, so it
-    /// is never less than what the database says, except on a restored disk.
-    pub incarnation: u64,
-}
+use perennial_sharding::forming::disk::{DiskError, NodeDisk, NodeIdentity, StoreFolder};
+use perennial_sharding::raft::store::{RaftStore, RaftStoreError, StoreIdentity};
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -129,8 +117,35 @@ impl DataDir {
         write().map_err(failed("write", &path))
     }
 
+    fn raft(&self) -> StoreFolder {
+        StoreFolder::new(self.path.join("raft"))
+    }
+
     fn identity_path(&self) -> PathBuf {
         self.path.join("node.json")
+    }
+}
+
+impl NodeDisk for DataDir {
+    fn identity(&self) -> Result<Option<NodeIdentity>, DiskError> {
+        self.identity().map_err(|error| DiskError(error.into()))
+    }
+
+    fn set_identity(&self, identity: &NodeIdentity) -> Result<(), DiskError> {
+        self.set_identity(identity)
+            .map_err(|error| DiskError(error.into()))
+    }
+
+    fn make_store(&self, identity: StoreIdentity) -> Result<RaftStore, RaftStoreError> {
+        self.raft().make(identity)
+    }
+
+    fn open_store(&self, identity: StoreIdentity) -> Result<Option<RaftStore>, RaftStoreError> {
+        self.raft().open(identity)
+    }
+
+    fn remove_store(&self, generation: u32) -> io::Result<()> {
+        self.raft().remove(generation)
     }
 }
 
@@ -146,6 +161,9 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDir
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use perennial_persistence::registry::NodeNr;
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
@@ -166,14 +184,44 @@ mod tests {
         let dir = DataDir::open(parent.path()).unwrap();
         assert_eq!(dir.identity().unwrap(), None);
         let identity = NodeIdentity {
-            node: 3,
+            node: NodeNr(3),
             cluster_id: Uuid::nil(),
             incarnation: 7,
+            store_generation: 2,
         };
         dir.set_identity(&identity).unwrap();
         assert_eq!(dir.identity().unwrap(), Some(identity));
+        // As it was written before there were raft stores.
+        let before = format!(r#"{{"node": 3, "cluster_id": "{}", "incarnation": 7}}"#, Uuid::nil());
+        std::fs::write(parent.path().join("node.json"), before).unwrap();
+        let before = NodeIdentity {
+            store_generation: 0,
+            ..identity
+        };
+        assert_eq!(dir.identity().unwrap(), Some(before));
         std::fs::write(parent.path().join("node.json"), "{}").unwrap();
         let error = dir.identity().unwrap_err();
         assert!(matches!(error, DataDirError::Damaged { .. }), "{error}");
+    }
+    #[tokio::test]
+    async fn raft_stores_are_kept_by_generation() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(parent.path()).unwrap();
+        let identity = |generation| StoreIdentity {
+            cluster_id: Uuid::nil(),
+            generation,
+            node: NodeNr(3),
+        };
+        assert!(dir.open_store(identity(1)).unwrap().is_none());
+        for _ in 0..2 {
+            // In the place of what a crash may have left.
+            dir.make_store(identity(1)).unwrap().close().await;
+        }
+        dir.make_store(identity(2)).unwrap().close().await;
+        dir.remove_store(1).unwrap();
+        dir.remove_store(1).unwrap();
+        assert!(dir.open_store(identity(1)).unwrap().is_none());
+        let opened = dir.open_store(identity(2)).unwrap().unwrap();
+        assert_eq!(opened.identity(), identity(2));
     }
 }

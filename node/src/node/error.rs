@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use perennial_persistence::entity_types::RegistrationError;
 use perennial_persistence::registry::RegistryError;
 use perennial_persistence::storage::StorageError;
+use perennial_sharding::forming::entry::EntryError;
 use uuid::Uuid;
 
 use crate::data_dir::DataDirError;
@@ -66,6 +67,9 @@ pub enum NodeError {
     /// The database refused this node.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The node cannot enter the cluster of its database.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
     /// Metrics cannot be recorded.
     #[error("metrics cannot be recorded, because this process has another recorder: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),

@@ -1,12 +1,15 @@
 //! Who a starting node is: the one of its data directory, or a new one.
 //!
-//! The registry of the database has the last word; this compares it with what
-//! the directory remembers.
+//! Decided in `forming/identity.rs` of the sharding crate; this says it in terms of
+//! the data directory.
 
-use perennial_persistence::registry::{ClusterIdentity, Incarnation, NodeNr, Registry};
+use perennial_persistence::registry::{ClusterIdentity, Incarnation, Registry};
+use perennial_sharding::forming::disk::{MemoryDisk, NodeDisk};
+use perennial_sharding::forming::entry::EntryError;
+use perennial_sharding::forming::identity;
 
 use super::NodeError;
-use crate::data_dir::{DataDir, NodeIdentity};
+use crate::data_dir::DataDir;
 
 /// Begins an incarnation of this node in its cluster. When it returns, every
 /// earlier session of the node is fenced (promise I-2).
@@ -15,77 +18,23 @@ pub(super) async fn begin_incarnation(
     cluster: &ClusterIdentity,
     data_dir: Option<&DataDir>,
 ) -> Result<Incarnation, NodeError> {
-    let Some(data_dir) = data_dir else {
-        // A journal in memory began empty with this process: so did the node.
-        return Ok(registry
-            .begin_incarnation(registry.mint_node().await?)
-            .await?);
+    // A journal in memory began empty with this process: so did the node.
+    let memory = MemoryDisk::default();
+    let disk: &dyn NodeDisk = match data_dir {
+        Some(data_dir) => data_dir,
+        None => &memory,
     };
-    let identity = match data_dir.identity()? {
-        Some(identity) if identity.cluster_id != cluster.cluster_id => {
-            return Err(NodeError::ForeignDataDir {
-                path: data_dir.path().to_owned(),
-                node: identity.node,
-                ours: identity.cluster_id,
-                theirs: cluster.cluster_id,
-            });
-        }
-        Some(identity) => identity,
-        None => mint(registry, cluster, data_dir).await?,
-    };
-    let incarnation = begin(registry, data_dir, identity).await?;
-    if is_restored_disk(identity.incarnation, incarnation.number) {
-        tracing::warn!(
-            node = identity.node,
-            remembered = identity.incarnation,
-            in_database = incarnation.number,
-            "the data directory is older than the database says, as after restoring a disk: joining as a new node"
-        );
-        let fresh = mint(registry, cluster, data_dir).await?;
-        return begin(registry, data_dir, fresh).await;
-    }
-    Ok(incarnation)
-}
-
-/// Whether another copy of the directory has started the node meanwhile.
-///
-/// The directory counts a start before the database does, so it can only be
-/// ahead: it is behind if starts happened that it has not seen.
-fn is_restored_disk(remembered: u64, begun: u64) -> bool {
-    begun > remembered + 1
-}
-
-async fn mint(
-    registry: &dyn Registry,
-    cluster: &ClusterIdentity,
-    data_dir: &DataDir,
-) -> Result<NodeIdentity, NodeError> {
-    let NodeNr(node) = registry.mint_node().await?;
-    let identity = NodeIdentity {
-        node,
-        cluster_id: cluster.cluster_id,
-        incarnation: 0,
-    };
-    // A crash before this only skips a number.
-    data_dir.set_identity(&identity)?;
-    Ok(identity)
-}
-
-async fn begin(
-    registry: &dyn Registry,
-    data_dir: &DataDir,
-    identity: NodeIdentity,
-) -> Result<Incarnation, NodeError> {
-    data_dir.set_identity(&NodeIdentity {
-        incarnation: identity.incarnation + 1,
-        ..identity
-    })?;
-    let incarnation = registry.begin_incarnation(NodeNr(identity.node)).await?;
-    data_dir.set_identity(&NodeIdentity {
-        incarnation: incarnation.number,
-        ..identity
-    })?;
-    Ok(incarnation)
+    let begun = identity::begin_incarnation(registry, cluster, disk).await;
+    begun.map_err(|error| match error {
+        EntryError::ForeignDisk { node, ours, theirs } => NodeError::ForeignDataDir {
+            path: data_dir.map_or_else(Default::default, |dir| dir.path().to_owned()),
+            node: node.0,
+            ours,
+            theirs,
+        },
+        EntryError::Registry(error) => NodeError::Registry(error),
+        other => NodeError::Entry(other),
+    })
 }
 
 #[cfg(test)]

@@ -85,6 +85,14 @@ pub enum EntryError {
         /// In the database.
         theirs: Uuid,
     },
+    /// Another process runs as this node.
+    #[error(
+        "another process has started as node {} and fenced its session: only one may run; nothing acknowledged is lost", .node.0
+    )]
+    Superseded {
+        /// This node.
+        node: NodeNr,
+    },
     /// Another node that is alive has the same peer address.
     #[error(
         "node {} is alive and says that peers reach it at {address}, as this node does: give each node an address of \
