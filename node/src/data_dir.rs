@@ -192,7 +192,10 @@ mod tests {
         dir.set_identity(&identity).unwrap();
         assert_eq!(dir.identity().unwrap(), Some(identity));
         // As it was written before there were raft stores.
-        let before = format!(r#"{{"node": 3, "cluster_id": "{}", "incarnation": 7}}"#, Uuid::nil());
+        let before = format!(
+            r#"{{"node": 3, "cluster_id": "{}", "incarnation": 7}}"#,
+            Uuid::nil()
+        );
         std::fs::write(parent.path().join("node.json"), before).unwrap();
         let before = NodeIdentity {
             store_generation: 0,

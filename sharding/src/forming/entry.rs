@@ -222,7 +222,7 @@ impl Entry {
     ) -> Result<RaftControlPlane, EntryError> {
         let addresses = AddressBook::default();
         for row in self.registry.nodes().await? {
-            addresses.insert(row.node, row.addresses.peer_address);
+            addresses.insert(row.node, row.incarnation, &row.addresses.peer_address);
         }
         let started = RaftControlPlane::start(RaftNode {
             store,

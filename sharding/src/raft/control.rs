@@ -617,8 +617,10 @@ async fn follow_leadership(raft: Raft, leadership: watch::Sender<Leadership>) {
         let now = {
             // Released at once: raft waits for whoever looks at its metrics.
             let metrics = metrics.borrow_and_update();
+            let leader = metrics.current_leader.map(NodeNr);
             Leadership {
-                leader: metrics.current_leader.map(NodeNr),
+                // One that has stopped follows nobody, and does not lead.
+                leader: leader.filter(|_| metrics.running_state.is_ok()),
                 term: metrics.current_term,
             }
         };

@@ -124,7 +124,7 @@ impl World {
         let store = self.store(identity);
         let addresses = AddressBook::default();
         for other in self.disks.keys() {
-            addresses.insert(*other, loopback_address(*other));
+            addresses.insert(*other, 0, &loopback_address(*other));
         }
         let control = RaftControlPlane::start(RaftNode {
             store,
