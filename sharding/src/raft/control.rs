@@ -4,7 +4,7 @@
 //! for how a change reaches the leader, `network.rs` for what travels between
 //! members, `membership.rs` for who votes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -257,12 +257,10 @@ impl RaftControlPlane {
     }
 
     /// Gives leadership away, as before a planned stop. Returns whether another node
-    /// leads; if not, this one goes on, or nobody does for the moment.
+    /// leads; if not, this one goes on, or nobody does for the moment. Safe to cancel:
+    /// then this one goes on.
     pub async fn hand_over_leadership(&self, within: Duration) -> bool {
-        self.shared.handing_over.store(true, Ordering::SeqCst);
-        let handed_over = handover::hand_over(&self.shared, within).await;
-        self.shared.handing_over.store(false, Ordering::SeqCst);
-        handed_over
+        handover::hand_over(&self.shared, within).await
     }
 
     /// Returns when raft has stopped by itself, which it does when its store fails:

@@ -495,6 +495,20 @@ async fn a_group_on_disk_forgets_nothing() {
     assert_eq!(effects(&state), expected);
 }
 
+/// Given up half-way, leadership goes on, here or there.
+#[tokio::test(start_paused = true)]
+async fn a_handover_can_be_cancelled() {
+    let world = World::of_three().await;
+    for after in [1, 20, 60, 200, 400] {
+        let leader = world.leader().await;
+        let handing_over = world.node(leader).hand_over_leadership(PATIENCE);
+        let _ = timeout(Duration::from_millis(after), handing_over).await;
+        let index = world.node(leader).propose(numbered(after)).await.unwrap();
+        let state = wait_for_index(world.node(leader).state(), index).await;
+        assert!(effects(&state).contains(&after), "{after} ms");
+    }
+}
+
 /// Nobody to hand over to: it goes on leading.
 #[tokio::test(start_paused = true)]
 async fn a_leader_without_successor_stays() {
