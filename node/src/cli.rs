@@ -21,7 +21,7 @@ mod state;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::config::Settings;
@@ -78,6 +78,13 @@ enum Command {
     Config,
 }
 
+/// All commands and flags, as [`main`] understands them: for completions and manual
+/// pages, and to check scripts and manifests that call the binary.
+#[must_use]
+pub fn definition() -> clap::Command {
+    Arguments::command()
+}
+
 /// Runs the command line of this process to its end. `builder` brings the entity
 /// types that `dev` and `serve` run.
 ///
@@ -113,7 +120,7 @@ async fn run(builder: NodeBuilder, arguments: Arguments) -> Result<ExitCode, Fai
         Command::List(args) => list::run(args, output).await?,
         Command::Delete(args) => delete::run(args, output).await?,
         Command::Cluster(command) => cluster::run(command, output).await?,
-        Command::Journal(command) => journal::run(command, output).await?,
+        Command::Journal(command) => journal::run(&builder, command, output).await?,
         Command::Health(args) => health::run(args, output).await?,
         Command::Config => write!(std::io::stdout().lock(), "{}", Settings::reference())?,
     }

@@ -32,6 +32,7 @@ fn wrong_arguments_end_with_2_and_say_which() {
         (&["dev", "--listen", "0.0.0.0:0"], "0.0.0.0:0"),
         (&["serve"], "--journal"),
         (&["journal", "migrate"], "--journal"),
+        (&["journal", "verify"], "--journal"),
     ] {
         let output = perennial(args);
         let text = String::from_utf8_lossy(&output.stderr);

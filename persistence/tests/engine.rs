@@ -14,6 +14,8 @@ mod deletion;
 mod failures;
 #[path = "engine/flawed_storage.rs"]
 mod flawed_storage;
+#[path = "engine/grouping.rs"]
+mod grouping;
 #[path = "engine/life.rs"]
 mod life;
 #[path = "engine/outage.rs"]

@@ -7,6 +7,8 @@ mod fixture;
 
 #[path = "typed/counter.rs"]
 mod counter;
+#[path = "typed/deletion.rs"]
+mod deletion;
 #[path = "typed/delivery.rs"]
 mod delivery;
 #[path = "typed/durable_state.rs"]

@@ -149,14 +149,19 @@ impl NodeProcess {
         format!("http://{}", self.ports.grpc)
     }
 
-    /// What the node measures of itself, in the text format of Prometheus.
+    /// A metric of the node, summed over its labels; 0 when there is none.
     ///
     /// # Errors
-    /// When it does not answer.
-    pub fn metrics(&self) -> Result<String> {
-        let (status, body) = http::get(self.ports.http, "/metrics")?;
+    /// When the node does not answer.
+    pub fn metric_sum(&self, name: &str) -> Result<f64> {
+        let (status, metrics) = http::get(self.ports.http, "/metrics")?;
         ensure!(status == 200, "/metrics answers with status {status}");
-        Ok(body)
+        let lines = metrics.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+        });
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(values.sum())
     }
 
     /// The process id.

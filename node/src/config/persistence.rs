@@ -7,7 +7,7 @@ use perennial_persistence::replay_filter::ReplayFilterMode;
 use perennial_persistence::storage::StorageUrl;
 
 use super::Key;
-use super::value::{choice, count, duration, factor};
+use super::value::{Expected, choice, count, duration, factor};
 
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -100,7 +100,7 @@ pub(super) const KEYS: &[Key] = &[
               that lags further misses events, and is told so. Raise it for bursts, lower it when \
               events are large.",
         set: |settings, text| {
-            settings.engine.publication_capacity = count(text, 1..=10_000_000)?;
+            settings.engine.publication_capacity = count(text, 1..=1_000_000)?;
             Ok(())
         },
     },
@@ -128,6 +128,19 @@ pub(super) const KEYS: &[Key] = &[
                 "" => None,
                 text => Some(StorageUrl::parse(text).map_err(|error| error.to_string())?),
             };
+            Ok(())
+        },
+    },
+    Key {
+        name: "persistence.journal.url_file",
+        default: "",
+        doc: "A file that holds what persistence.journal.url would say, and nothing else; read at \
+              the start. For passwords that come as files, as secrets in containers do. Of the \
+              two the one given in the stronger place counts, in the same place this one.",
+        set: |settings, text| {
+            if !text.is_empty() {
+                settings.journal_url = Some(read_url(text)?);
+            }
             Ok(())
         },
     },
@@ -272,3 +285,11 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
 ];
+
+/// The URL in a file. Errors do not show it, because it may hold a password.
+fn read_url(path: &str) -> Result<StorageUrl, Expected> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("a file with the journal's URL that can be read ({error})"))?;
+    StorageUrl::parse(text.trim())
+        .map_err(|error| format!("a file with nothing but a good URL in it ({error})"))
+}

@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use perennial_persistence::engine::EntityEngine;
 use perennial_persistence::entity_types::{EntityTypes, RegistrationError};
 use perennial_persistence::event_sourced::EventSourced;
+use perennial_persistence::payload::CodecId;
 use perennial_persistence::storage::{Storage, StorageUrl, migrate};
 use perennial_sharding::region::Region;
 use tokio::net::TcpListener;
@@ -75,6 +76,13 @@ impl NodeBuilder {
     /// The names of the types added so far.
     pub fn entity_types(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.types.names()
+    }
+
+    /// What this program can read: the built-in codecs, and those of the types added.
+    pub(crate) fn known_codecs(&self) -> Vec<CodecId> {
+        let types = self.types.names();
+        let own = types.filter_map(|name| self.types.command_codec(name));
+        own.chain([CodecId::JSON, CodecId::PROTOBUF]).collect()
     }
 
     /// Limits, times, and where the journal is.

@@ -33,7 +33,7 @@ use super::contained::contained;
 const PROBED_TYPE: &str = "-";
 
 /// What callers are told while the breaker is open.
-pub(crate) const OPEN_MESSAGE: &str = "it failed several times in a row and is only probed for now";
+const OPEN_MESSAGE: &str = "it failed several times in a row and is only probed for now";
 
 /// What commands are refused with while the breaker is open.
 pub(crate) fn journal_out_of_reach() -> CommandError {

@@ -238,13 +238,13 @@ impl Worker {
                     self.make_ready(to.slot);
                 }
             }
+            WorkerEvent::EntityDeleted(id, deleted) => self.deleted(&id, &deleted),
             WorkerEvent::OutsideReturned(slot, ticket, result) => {
                 let resident = self.cells.get(slot);
                 if resident.is_some_and(|resident| resident.cell.waits_for(ticket)) {
                     self.drive(slot, |cell, cx| cell.outside_returned(ticket, result, cx));
                 }
             }
-            WorkerEvent::EntityDeleted(id, deleted) => self.deleted(&id, &deleted),
             WorkerEvent::PassivateOldest => {
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
@@ -263,8 +263,7 @@ impl Worker {
     }
 
     fn deliver(&mut self, envelope: Envelope) {
-        let capacity = self.shared.settings.stash_capacity;
-        let Some(envelope) = self.deletions.hold(envelope, capacity) else {
+        let Some(envelope) = self.hold(envelope) else {
             return;
         };
         if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
@@ -426,12 +425,9 @@ impl Worker {
             Next::Wait => {}
             Next::Again => self.make_ready(slot),
             Next::Idle if self.stopping => self.leave(slot, "stopped"),
-            Next::Idle
-                if self
-                    .deletions
-                    .is_asked(&self.cells[slot].cell.persistence_id) =>
-            {
-                self.leave(slot, "deleted");
+            Next::Parked if self.stopping => self.leave_parked(slot),
+            Next::Idle | Next::Parked if self.is_to_be_deleted(slot) => {
+                self.leave_for_deletion(slot);
             }
             Next::Idle => {
                 self.idle.touch(slot as u32, self.now_tick(now));
@@ -440,7 +436,6 @@ impl Worker {
                     self.passivate_oldest();
                 }
             }
-            Next::Parked if self.stopping => self.leave_parked(slot),
             Next::Parked => {
                 self.parked.insert(slot);
             }
@@ -546,14 +541,13 @@ impl Worker {
     fn leave(&mut self, slot: usize, reason: &'static str) {
         self.idle.remove(slot as u32);
         self.parked.remove(&slot);
-        let to_delete = self.leave_for_deletion(slot);
         let resident = self.cells.remove(slot);
         self.shared.stash_budget.recount(resident.kept, 0);
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
         metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
-        if let Some(id) = to_delete {
-            self.delete_rows(id);
+        if self.deletions.is_asked(&resident.cell.persistence_id) {
+            self.delete_rows(resident.cell.persistence_id);
         }
     }
 

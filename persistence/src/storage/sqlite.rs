@@ -159,6 +159,22 @@ pub(crate) async fn open(path: &Path, options: &StorageOptions) -> Result<Storag
     })
 }
 
+/// A connection that cannot write, to a file that exists and is up to date.
+pub(crate) async fn connect_to_read(path: &Path) -> Result<SqliteConnection, StorageError> {
+    check_version(url(path), find_version(path).await?, SCHEMA)?;
+    SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .connect()
+        .await
+        .map_err(|source| StorageError::Database {
+            url: url(path),
+            doing: "opening the file",
+            source,
+        })
+}
+
 /// Makes the file and its schema, or updates it.
 pub(crate) async fn migrate(path: &Path) -> Result<(), StorageError> {
     let found = find_version(path).await?;
@@ -281,7 +297,7 @@ fn not_ours(path: &Path, reason: String) -> StorageError {
     }
 }
 
-fn url(path: &Path) -> String {
+pub(crate) fn url(path: &Path) -> String {
     format!("sqlite:{}", path.display())
 }
 

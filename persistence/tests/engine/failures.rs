@@ -255,7 +255,7 @@ async fn the_stash_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_recovery_that_hears_nothing_times_out() {
+async fn case_5_6_a_recovery_that_hears_nothing_times_out() {
     let settings = EngineSettings {
         recovery_event_timeout: Duration::from_millis(50),
         ..EngineSettings::default()

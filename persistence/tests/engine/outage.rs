@@ -1,5 +1,5 @@
-//! 4.4 of the design's failure rules: while the journal is out of reach, entities that
-//! are in memory stay there and answer what needs no journal.
+//! While the journal is out of reach, entities that are in memory stay there and answer
+//! what needs no journal.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ async fn serve_again(f: &Fixture, id: &str, text: &str) {
 /// One entity has its appends refused while the breaker is still closed, the other is
 /// not asked before it is open. Neither stops, nor recovers when the journal is back.
 #[tokio::test(start_paused = true)]
-async fn case_4_4_entities_stay_and_answer_reads() {
+async fn entities_stay_and_answer_reads() {
     let f = Fixture::new().await;
     for id in ["a", "bb"] {
         f.ask(id, &add("before")).await.unwrap();
@@ -81,7 +81,7 @@ async fn case_4_4_entities_stay_and_answer_reads() {
 /// What a live entity would have to store, or cannot know without the journal, is
 /// refused; what its rules refuse is refused as always.
 #[tokio::test(start_paused = true)]
-async fn case_4_4_what_needs_the_journal_is_refused() {
+async fn what_needs_the_journal_is_refused() {
     let f = Fixture::new().await;
     f.ask("n", &add("a")).await.unwrap();
     let first = f.ask_with("n", &add("b"), "id").await.unwrap();
@@ -106,7 +106,7 @@ async fn case_4_4_what_needs_the_journal_is_refused() {
 /// What was handled together with a write that is refused is handled again on the state
 /// without it, and its command id is as new as before.
 #[tokio::test]
-async fn case_4_4_a_refused_round_leaves_no_trace() {
+async fn a_refused_round_leaves_no_trace() {
     let f = Fixture::new().await;
     f.ask("n", &add("a")).await.unwrap();
     let before = recoveries(&f);
@@ -135,7 +135,7 @@ async fn case_4_4_a_refused_round_leaves_no_trace() {
 
 /// A snapshot that was due with a refused write is not waited for.
 #[tokio::test]
-async fn case_4_4_a_refused_write_costs_no_later_snapshot() {
+async fn a_refused_write_costs_no_later_snapshot() {
     let settings = EngineSettings {
         retention: RetentionSettings {
             every: 2,
@@ -158,7 +158,7 @@ async fn case_4_4_a_refused_write_costs_no_later_snapshot() {
 
 /// Idle entities would not find the way back.
 #[tokio::test(start_paused = true)]
-async fn case_4_4_idle_entities_stay_until_the_journal_is_back() {
+async fn idle_entities_stay_until_the_journal_is_back() {
     let idle_timeout = Duration::from_secs(1);
     let f = Fixture::with(EngineSettings {
         idle_timeout,

@@ -111,10 +111,10 @@ async fn an_outage_of_five_seconds_stops_no_entity() {
     an_outage(Duration::from_secs(5)).await;
 }
 
-/// 4.4: an entity whose command was certainly not stored stays, and tells its state while
+/// An entity whose command was certainly not stored stays, and tells its state while
 /// there is no server.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_4_4_entities_stay_and_tell_their_state() {
+async fn entities_stay_and_tell_their_state() {
     let server = PostgresServer::start();
     let options = StorageOptions {
         append_timeout: Duration::from_millis(500),

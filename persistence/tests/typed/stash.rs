@@ -13,6 +13,7 @@ use perennial_persistence::command_error::{Applied, CommandError, StashLimit};
 use perennial_persistence::engine::{EngineSettings, EntityState, StashOverflow};
 use perennial_persistence::journal::memory::faults::{Fault, Operation};
 use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::writer::Epoch;
 
 use crate::counter::{Command, Counter, State};
 use crate::fixture::{Acks, Node, SHARD, answered, command_request};
@@ -607,6 +608,23 @@ async fn what_is_stashed_too_long_is_answered() {
     c.tell_all(&[("act", Activate), ("get", Get)]);
     c.expect(["act", "inc"]).await;
     c.expect_state(1, true).await;
+}
+
+/// What is put aside when the entity is deleted is for its next life.
+#[tokio::test]
+async fn a_deletion_hands_on_what_is_put_aside() {
+    let mut c = Client::new().await;
+    c.tell_all(&[("inc-1", Increment), ("deact", Deactivate)]);
+    c.expect(["inc-1", "deact"]).await;
+    c.tell_all(&[("inc-2", Increment), ("inc-3", Increment)]);
+    c.until_handled().await;
+    let id = entity();
+    let deletion = c.node.engine.delete(SHARD, Epoch(1), &id);
+    let deletion = tokio::time::timeout(Duration::from_secs(20), deletion);
+    deletion.await.expect("it should end").unwrap();
+    c.expect(["inc-2", "inc-3"]).await;
+    c.tell("get", Get);
+    c.expect_state(2, true).await;
 }
 
 /// I-8: a retry of a command that was stored is answered from its first run, not put

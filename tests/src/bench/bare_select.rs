@@ -131,6 +131,7 @@ impl BareSelect {
         ensure!(rows == self.rows, "read {rows} rows of {}", self.rows);
         Ok(Speed {
             entities: self.ids.len() as u64,
+            calls: self.ids.len().div_ceil(self.batch) as u64,
             elapsed,
             used,
         })

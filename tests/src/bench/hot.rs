@@ -17,8 +17,8 @@ use crate::bench::{BUILD, Options, Shape};
 use crate::client::Client;
 use crate::node_process::{NodeOptions, NodeProcess};
 
-/// The histogram of the node whose count is the round trips.
-const BATCH_SIZE: &str = "perennial_append_batch_size";
+/// Of the node: batches appended so far.
+const ROUND_TRIPS: &str = "perennial_append_batch_size_count";
 
 /// Measures one counter; `entities` is not looked at.
 ///
@@ -31,12 +31,12 @@ pub async fn run(options: &Options) -> Result<Value> {
     let mut load = Load::new(1, options.outstanding);
     let warm_up: Duration = options.length() / 5;
     load.run(Shape::Stream, &client, warm_up).await?;
-    let before = round_trips(&node)?;
+    let before = node.metric_sum(ROUND_TRIPS)?;
     let (length, pid) = (options.length(), node.pid());
     let postgres = place.postgres();
     let run = Run::measure(&mut load, Shape::Stream, length, &client, pid, postgres).await;
     let run = run.with_context(|| node.output())?;
-    let trips = round_trips(&node)? - before;
+    let trips = node.metric_sum(ROUND_TRIPS)? - before;
     drop(node);
 
     let mut floor = None;
@@ -59,13 +59,4 @@ pub async fn run(options: &Options) -> Result<Value> {
         "floor": floor.as_ref().map(Appending::to_json),
         "ratio": floor.as_ref().map(|floor| ratio(run.rate(), floor.rate())),
     }))
-}
-
-/// Batches the node has appended so far.
-fn round_trips(node: &NodeProcess) -> Result<f64> {
-    let metrics = node.metrics()?;
-    let name = format!("{BATCH_SIZE}_count");
-    let lines = metrics.lines().filter(|line| line.starts_with(&name));
-    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    Ok(values.sum())
 }

@@ -19,6 +19,9 @@ use crate::client::{self, Client, Failure};
 use crate::node_process::{NodeOptions, NodeProcess};
 use crate::process_usage::{peak_resident_bytes, resident_bytes};
 
+/// Of the node: how many calls read where recoveries begin.
+const CALLS: &str = "perennial_recovery_batch_size_count";
+
 /// How often node and floor take turns.
 const TURNS: u32 = 3;
 
@@ -37,6 +40,9 @@ pub struct RecoveryOptions {
     /// Recovers a single entity with so many events instead.
     #[arg(long)]
     pub long: Option<usize>,
+    /// A setting of the node, as `persistence.max_concurrent_recoveries=100`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
 }
 
 /// A kind of entities.
@@ -64,6 +70,8 @@ const KINDS: [Kind; 2] = [
 /// How fast entities came.
 pub(super) struct Speed {
     pub(super) entities: u64,
+    /// Statements, or what the node says of itself.
+    pub(super) calls: u64,
     pub(super) elapsed: Duration,
     pub(super) used: Usage,
 }
@@ -123,9 +131,12 @@ async fn recover_kind(place: &Place, kind: &Kind, options: &RecoveryOptions) -> 
     }
     let no_turns = "there were no turns";
     let (rate, cost) = Speed::of_all(&recoveries).context(no_turns)?;
+    let calls: u64 = recoveries.iter().map(|turn| turn.calls).sum();
+    let touched = u64::from(TURNS) * entities as u64;
     let (floor_rate, floor_cost) = Speed::of_all(&reads).context(no_turns)?;
     Ok(json!({
         "rate": rate.round(),
+        "batch": (touched as f64 / calls as f64).round(),
         "cpu_us_per_entity": cost.to_json(),
         "floor": {
             "rate": floor_rate.round(),
@@ -140,9 +151,13 @@ async fn recover_kind(place: &Place, kind: &Kind, options: &RecoveryOptions) -> 
 /// Asks every entity of a new node for its value.
 async fn touch_all(place: &Place, kind: &Kind, options: &RecoveryOptions) -> Result<Speed> {
     let limit = (options.entities * 2).to_string();
-    let node = NodeOptions::default()
+    let mut node = NodeOptions::default()
         .journal(place.url())
         .setting("sharding.passivation.active_entity_limit", &limit);
+    for setting in &options.settings {
+        let (key, value) = setting.split_once('=').context("--set takes KEY=VALUE")?;
+        node = node.setting(key, value);
+    }
     let node = NodeProcess::start(node).await?;
     let client = Client::connect(&node.address()).await?;
     let requests: Vec<SendRequest> = (0..options.entities)
@@ -164,9 +179,11 @@ async fn touch_all(place: &Place, kind: &Kind, options: &RecoveryOptions) -> Res
     touched.with_context(|| node.output())?;
     let elapsed = began.elapsed();
     let used = Usage::now(Some(node.pid()), place.postgres())?.since(&before);
+    let calls = node.metric_sum(CALLS)?;
     ensure!(wrong.is_none(), "expected {expected}, got {wrong:?}");
     Ok(Speed {
         entities: options.entities as u64,
+        calls: calls as u64,
         elapsed,
         used,
     })

@@ -27,14 +27,14 @@ pub(crate) struct OutsideTicket(u64);
 #[derive(Default)]
 pub(super) struct Aside {
     /// In order of arrival.
-    stashed: Vec<Queued>,
-    outside: BTreeMap<OutsideTicket, Outside>,
+    pub(super) stashed: Vec<Queued>,
+    pub(super) outside: BTreeMap<OutsideTicket, Outside>,
     /// Pieces of work outside for which commands wait.
     paused_by: usize,
 }
 
 /// A command that goes on outside.
-struct Outside {
+pub(super) struct Outside {
     queued: Queued,
     commands: Commands,
     /// It came from a command that is not answered yet.

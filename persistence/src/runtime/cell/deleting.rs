@@ -3,7 +3,7 @@
 use crate::command::Envelope;
 use crate::sequence_nr::SequenceNr;
 
-use super::{Cell, Stage};
+use super::{Cell, Queued, Stage};
 
 impl Cell {
     /// Whether it would run now, and find out that it has nothing left to do.
@@ -11,12 +11,22 @@ impl Cell {
         self.stage == Stage::Ready
     }
 
-    /// The commands that an actor has put aside: they are for the next life.
-    pub(crate) fn give_up_aside(&mut self) -> Vec<Envelope> {
+    /// Gives up work outside that no sender waits for. Returns whether there is other:
+    /// its command was accepted, and is gone on with when it comes back.
+    pub(crate) fn waits_for_outside(&mut self) -> bool {
+        if !self.has_aside() {
+            return false;
+        }
+        self.give_up_unasked();
+        self.aside().is_some_and(|aside| !aside.outside.is_empty())
+    }
+
+    /// The commands that it has put aside: they are for the next life.
+    pub(crate) fn give_up_stashed(&mut self) -> Vec<Envelope> {
         let Some(work) = &mut self.work else {
             return Vec::new();
         };
-        let envelope = |queued: super::Queued| Envelope {
+        let envelope = |queued: Queued| Envelope {
             persistence_id: self.persistence_id.clone(),
             shard: self.shard,
             epoch: self.epoch,
@@ -24,7 +34,7 @@ impl Cell {
             deadline: queued.deadline,
             reply_to: queued.reply_to,
         };
-        work.aside.drain().map(envelope).collect()
+        work.aside.stashed.drain(..).map(envelope).collect()
     }
 
     /// The last number that its appends may have stored.

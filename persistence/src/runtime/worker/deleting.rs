@@ -16,8 +16,9 @@ use crate::command_error::{CommandError, StashLimit};
 use crate::engine::{EntityDescription, EntityState};
 use crate::journal::WriteRight;
 use crate::persistence_id::PersistenceId;
+use crate::runtime::cell::count_overflow;
 use crate::runtime::entity_deletion::ToDelete;
-use crate::runtime::guarded_journal::OPEN_MESSAGE;
+use crate::runtime::guarded_journal::journal_out_of_reach;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::{Epoch, ShardNr};
 
@@ -66,25 +67,6 @@ impl Deletions {
         !self.asked.is_empty() && self.asked.contains_key(id)
     }
 
-    /// Keeps a request for the next life; gives it back when the entity is not
-    /// being deleted.
-    pub(super) fn hold(&mut self, envelope: Envelope, capacity: usize) -> Option<Envelope> {
-        if self.asked.is_empty() {
-            return Some(envelope);
-        }
-        let Some(deleting) = self.asked.get_mut(&envelope.persistence_id) else {
-            return Some(envelope);
-        };
-        if deleting.held.len() >= capacity {
-            metrics::counter!("perennial_stash_overflows_total").increment(1);
-            let error = CommandError::StashFull(StashLimit::Entity(capacity));
-            envelope.reply_to.answer(Err(error));
-        } else {
-            deleting.held.push_back(envelope);
-        }
-        None
-    }
-
     /// An incarnation has ended without knowing whether its last append is stored.
     pub(super) fn note_undecided(&mut self, id: &PersistenceId, to: SequenceNr, now: Instant) {
         if to > SequenceNr::ZERO && self.undecided.len() < UNDECIDED_MAX {
@@ -129,8 +111,7 @@ impl Worker {
         }
         if self.shared.is_journal_out_of_reach() {
             // And it stays in memory, where it may be for a long time to come.
-            let message = OPEN_MESSAGE.to_owned();
-            let _ = done.send(Err(CommandError::JournalUnavailable { message }));
+            let _ = done.send(Err(journal_out_of_reach()));
             return;
         }
         let deleting = Deleting {
@@ -147,15 +128,53 @@ impl Worker {
         }
     }
 
-    /// The cell in this slot leaves memory: it gives up what it has put aside, and
-    /// its id is returned if the entity is to be deleted then.
-    pub(super) fn leave_for_deletion(&mut self, slot: usize) -> Option<PersistenceId> {
-        let cell = &mut self.cells[slot].cell;
-        let deleting = self.deletions.asked.get_mut(&cell.persistence_id)?;
-        for envelope in cell.give_up_aside().into_iter().rev() {
-            deleting.held.push_front(envelope);
+    /// Keeps a request for the next life; gives it back when the entity is not being
+    /// deleted.
+    pub(super) fn hold(&mut self, envelope: Envelope) -> Option<Envelope> {
+        if self.deletions.asked.is_empty() {
+            return Some(envelope);
         }
-        Some(cell.persistence_id.clone())
+        let Some(deleting) = self.deletions.asked.get_mut(&envelope.persistence_id) else {
+            return Some(envelope);
+        };
+        let (settings, budget) = (&self.shared.settings, &self.shared.stash_budget);
+        let limit = if deleting.held.len() >= settings.stash_capacity {
+            StashLimit::Entity(settings.stash_capacity)
+        } else if budget.is_used_up() {
+            StashLimit::Node(settings.stash_total)
+        } else {
+            budget.recount(0, 1);
+            deleting.held.push_back(envelope);
+            return None;
+        };
+        count_overflow(limit);
+        let error = CommandError::StashFull(limit);
+        envelope.reply_to.answer(Err(error));
+        None
+    }
+
+    pub(super) fn is_to_be_deleted(&self, slot: usize) -> bool {
+        let id = &self.cells[slot].cell.persistence_id;
+        self.deletions.is_asked(id)
+    }
+
+    /// The cell has finished what it had accepted, except what goes on outside: it
+    /// leaves memory when that has come back.
+    pub(super) fn leave_for_deletion(&mut self, slot: usize) {
+        let cell = &mut self.cells[slot].cell;
+        if cell.waits_for_outside() {
+            self.parked.insert(slot);
+            return;
+        }
+        let stashed = cell.give_up_stashed();
+        let id = &cell.persistence_id;
+        if let Some(deleting) = self.deletions.asked.get_mut(id) {
+            self.shared.stash_budget.recount(0, stashed.len());
+            for envelope in stashed.into_iter().rev() {
+                deleting.held.push_front(envelope);
+            }
+        }
+        self.leave(slot, "deleted");
     }
 
     /// Deletes the rows of an entity that is not in memory, in a task of its own.
@@ -196,6 +215,7 @@ impl Worker {
             let _ = caller.send(deleted.clone());
         }
         for envelope in deleting.held {
+            self.shared.stash_budget.recount(1, 0);
             self.deliver(envelope);
         }
     }

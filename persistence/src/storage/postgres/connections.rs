@@ -33,6 +33,11 @@ const CONTROL_CONNECTIONS: u32 = 4;
 /// that it is compiled.
 pub(crate) const PLANNER: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
 
+/// Each statement has one good plan, whatever its arguments. Left to itself Postgres
+/// goes back and forth between that and planning anew, which costs as much as 30
+/// events stored, or 20 entities read.
+const ONE_PLAN: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
+
 /// First and longest pause before something is tried again. The longest is short
 /// enough that work goes on at once when a server is back.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -67,38 +72,35 @@ impl Connections {
             let timeout = [("statement_timeout", timeout_ms)];
             address.0.as_ref().clone().options(PLANNER).options(timeout)
         };
-        let pool = |name: &str, size: u32| {
-            let pool = PgPoolOptions::new()
+        let pool = |size: u32| {
+            PgPoolOptions::new()
                 .max_connections(size.max(1))
                 .acquire_timeout(options.connect_timeout)
                 // A round trip per query. Reads are repeated instead.
                 .test_before_acquire(false)
                 // A standby lags behind: what it says is not the truth.
-                .after_connect(|connection, _| require_primary(connection).boxed());
-            let connect = with_timeout(options.statement_timeout).application_name(name);
-            (pool, connect)
+                .after_connect(|connection, _| require_primary(connection).boxed())
         };
         // Nobody waits longer for an append, so none works longer on it either.
         let lane_timeout = options.statement_timeout.min(options.append_timeout);
-        // One plan serves every append, and planning anew costs as much as 30 events.
-        let one_plan = [("plan_cache_mode", "force_generic_plan")];
         let lane = |_| Lane {
             connection: Mutex::new(None),
-            options: with_timeout(lane_timeout).options(one_plan),
+            options: with_timeout(lane_timeout).options(ONE_PLAN),
             connect_timeout: options.connect_timeout,
         };
         let readers = u32::try_from(options.recovery_connections).unwrap_or(u32::MAX);
-        let (readers, reader) = pool("perennial reader", readers);
-        let (control, controller) = pool("perennial registry", CONTROL_CONNECTIONS);
+        let connect = with_timeout(options.statement_timeout);
+        let reader = connect.clone().application_name("perennial reader");
         // Its work is rare, so it can afford to ask.
-        let control = control.before_acquire(|connection, _| {
+        let control = pool(CONTROL_CONNECTIONS).before_acquire(|connection, _| {
             require_primary(connection)
                 .map(|answer| Ok(answer.is_ok()))
                 .boxed()
         });
+        let controller = connect.application_name("perennial registry");
         Self {
             lanes: (0..=options.lanes.max(1)).map(lane).collect(),
-            readers: readers.connect_lazy_with(reader),
+            readers: pool(readers).connect_lazy_with(reader.options(ONE_PLAN)),
             control: control.connect_lazy_with(controller),
             options: options.clone(),
         }
