@@ -1,4 +1,4 @@
-//! The data directory of a node: its lock, and who the node is.
+//! The data directory of a node: its lock, who the node is, and its raft store.
 //!
 //! One process uses a directory at a time. `node.json` keeps the number the
 //! database gave this node, so that a restarted node is the same one and fences
@@ -118,6 +118,10 @@ impl DataDir {
         write().map_err(failed("write", &path))
     }
 
+    fn raft(&self) -> StoreFolder {
+        StoreFolder::new(self.path.join("raft"))
+    }
+
     fn identity_path(&self) -> PathBuf {
         self.path.join("node.json")
     }
@@ -191,8 +195,40 @@ mod tests {
         };
         dir.set_identity(&identity).unwrap();
         assert_eq!(dir.identity().unwrap(), Some(identity));
+        // As it was written before there were raft stores.
+        let before = format!(
+            r#"{{"node": 3, "cluster_id": "{}", "incarnation": 7}}"#,
+            Uuid::nil()
+        );
+        std::fs::write(parent.path().join("node.json"), before).unwrap();
+        let before = NodeIdentity {
+            store_generation: 0,
+            ..identity
+        };
+        assert_eq!(dir.identity().unwrap(), Some(before));
         std::fs::write(parent.path().join("node.json"), "{}").unwrap();
         let error = dir.identity().unwrap_err();
         assert!(matches!(error, DataDirError::Damaged { .. }), "{error}");
+    }
+    #[tokio::test]
+    async fn raft_stores_are_kept_by_generation() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(parent.path()).unwrap();
+        let identity = |generation| StoreIdentity {
+            cluster_id: Uuid::nil(),
+            generation,
+            node: NodeNr(3),
+        };
+        assert!(dir.open_store(identity(1)).unwrap().is_none());
+        for _ in 0..2 {
+            // In the place of what a crash may have left.
+            dir.make_store(identity(1)).unwrap().close().await;
+        }
+        dir.make_store(identity(2)).unwrap().close().await;
+        dir.remove_store(1).unwrap();
+        dir.remove_store(1).unwrap();
+        assert!(dir.open_store(identity(1)).unwrap().is_none());
+        let opened = dir.open_store(identity(2)).unwrap().unwrap();
+        assert_eq!(opened.identity(), identity(2));
     }
 }

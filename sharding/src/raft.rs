@@ -7,18 +7,22 @@
 //! * `store.rs`: what must survive on disk, and when it counts as written;
 //! * `state_machine.rs`: applies what is committed and publishes it;
 //! * `network.rs`: raft's messages as [`PeerRequest::Raft`](crate::peer::PeerRequest);
-//! * `control.rs`: starting, proposing, joining, answering peers;
+//! * `control.rs`: starting, joining, answering peers, stopping;
+//! * `proposals.rs`: how a change reaches the leader;
 //! * `voters.rs`, `membership.rs`: who votes, decided and done;
 //! * `confirmation.rs`, `handover.rs`: leadership confirmed, and given away.
 
 mod address_book;
 mod confirmation;
 mod control;
+mod error;
 mod handover;
+mod leadership;
 mod log_store;
 mod membership;
 mod message;
 mod network;
+mod proposals;
 mod settings;
 mod state_machine;
 pub mod store;
@@ -26,7 +30,8 @@ mod types;
 pub mod voters;
 
 pub use self::address_book::AddressBook;
-pub use self::control::{RaftControlPlane, RaftError, RaftNode};
+pub use self::control::{RaftControlPlane, RaftNode};
+pub use self::error::RaftError;
 pub use self::settings::{InvalidRaftSettings, RaftSettings};
 
 #[cfg(test)]

@@ -85,6 +85,14 @@ pub enum EntryError {
         /// In the database.
         theirs: Uuid,
     },
+    /// Another process runs as this node.
+    #[error(
+        "another process has started as node {} and fenced its session: only one may run; nothing acknowledged is lost", .node.0
+    )]
+    Superseded {
+        /// This node.
+        node: NodeNr,
+    },
     /// Another node that is alive has the same peer address.
     #[error(
         "node {} is alive and says that peers reach it at {address}, as this node does: give each node an address of \
@@ -214,7 +222,7 @@ impl Entry {
     ) -> Result<RaftControlPlane, EntryError> {
         let addresses = AddressBook::default();
         for row in self.registry.nodes().await? {
-            addresses.insert(row.node, row.addresses.peer_address);
+            addresses.insert(row.node, row.incarnation, &row.addresses.peer_address);
         }
         let started = RaftControlPlane::start(RaftNode {
             store,

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use self::faulty::{Faulty, Interruption};
 use super::disk::{MemoryDisk, NodeDisk, NodeIdentity};
 use super::entry::{ADDRESS_FREE_AFTER, Entered, Entry, EntryError, FORMING_PATIENCE};
+use super::identity::begin_again;
 use super::presence::{PresenceEnd, stay_present};
 use super::*;
 use crate::cluster_state::{Member, MemberStatus};
@@ -77,7 +78,7 @@ impl World {
 
 impl Machine {
     /// The same machine with faults of its own on the way to registry and disk.
-    fn faulty(&self, faulty: Faulty) -> Self {
+    fn faulty(&self, faulty: &Faulty) -> Self {
         let mut machine = self.clone();
         machine.entry.registry = Arc::new(faulty.registry(self.entry.registry.clone()));
         machine.entry.disk = Arc::new(faulty.disk(self.disk.clone()));
@@ -220,7 +221,7 @@ async fn three_fresh_nodes(seed: u64, slowest: Duration) -> u32 {
     let mut world = World::new(seed);
     let machines = ["a", "b", "c"].map(|name| {
         let slow = Faulty::slow(world.chance.random(), slowest);
-        world.machine(name).faulty(slow)
+        world.machine(name).faulty(&slow)
     });
     let starting = machines.map(|machine| tokio::spawn(async move { machine.start().await }));
     let mut nodes = Vec::new();
@@ -267,7 +268,7 @@ async fn forming_is_interrupted_at_each_step() {
             let (one, two) = (world.machine("one"), world.machine("two"));
             let faulty = Faulty::interrupted(Interruption { step, after });
             let what = format!("step {step}, after {after}, other first {other_first}");
-            match one.faulty(faulty).entry.enter().await {
+            match one.faulty(&faulty).entry.enter().await {
                 Ok(entered) => {
                     // It takes no more steps than that.
                     one.kill(entered).await;
@@ -299,7 +300,7 @@ async fn forming_is_dropped_at_each_await() {
         let mut world = World::new(polls);
         let (one, two) = (world.machine("one"), world.machine("two"));
         let entry = one
-            .faulty(Faulty::slow(polls, Duration::from_millis(5)))
+            .faulty(&Faulty::slow(polls, Duration::from_millis(5)))
             .entry;
         let dropped = {
             let mut entering = Box::pin(entry.enter());
@@ -381,6 +382,25 @@ async fn a_disk_that_is_wiped_restored_or_lacks_its_store_is_a_new_node() {
         assert_eq!(members, 3, "{what}: with the one that was");
         staying.control.confirm_leadership().await.unwrap();
     }
+}
+
+/// A node that goes on with a new session does not take the place of a process that
+/// has started as the same node.
+#[tokio::test(start_paused = true)]
+async fn a_node_begins_again_unless_another_process_has() {
+    let mut world = World::new(6);
+    let registry = world.storage.registry.clone();
+    let machine = world.machine("one");
+    let first = machine.start().await.incarnation;
+    let second = begin_again(&*registry, &machine.disk, &first)
+        .await
+        .unwrap();
+    assert_eq!((second.node, second.number), (first.node, first.number + 1));
+
+    registry.begin_incarnation(first.node).await.unwrap();
+    let error = begin_again(&*registry, &machine.disk, &second).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, EntryError::Superseded { .. }), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

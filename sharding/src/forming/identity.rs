@@ -4,7 +4,7 @@
 //! disk remembers. A number is never used with less than its disk knew: such a node
 //! could vote twice, or write as an incarnation that is over.
 
-use perennial_persistence::registry::{ClusterIdentity, Incarnation, NodeNr, Registry};
+use perennial_persistence::registry::{ClusterIdentity, Incarnation, NodeNr, NodeRow, Registry};
 
 use super::disk::{NodeDisk, NodeIdentity};
 use super::entry::EntryError;
@@ -41,6 +41,28 @@ pub async fn begin_incarnation(
         return begin_as_new_node(registry, cluster, disk).await;
     }
     Ok(incarnation)
+}
+
+/// Begins the next incarnation of a node that has run until now as `last`, in the
+/// same process: its session was fenced, or is of an earlier generation.
+///
+/// # Errors
+/// [`EntryError::Superseded`] when another process has started as this node
+/// meanwhile: each would fence the other, without end.
+pub async fn begin_again(
+    registry: &dyn Registry,
+    disk: &dyn NodeDisk,
+    last: &Incarnation,
+) -> Result<Incarnation, EntryError> {
+    let node = last.node;
+    let superseded = EntryError::Superseded { node };
+    let rows = registry.nodes().await?;
+    let later = |row: &NodeRow| row.node == node && row.incarnation > last.number;
+    let identity = disk.identity()?.filter(|identity| identity.node == node);
+    match identity {
+        Some(identity) if !rows.iter().any(later) => begin(registry, disk, identity).await,
+        _ => Err(superseded),
+    }
 }
 
 /// Begins the first incarnation of a new node on this disk; what was there before is

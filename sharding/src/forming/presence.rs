@@ -80,7 +80,7 @@ async fn look(
     }
     for row in registry.nodes().await? {
         let peers = entered.control.addresses();
-        peers.insert(row.node, row.addresses.peer_address);
+        peers.insert(row.node, row.incarnation, &row.addresses.peer_address);
     }
     Ok(None)
 }

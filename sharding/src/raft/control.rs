@@ -1,47 +1,40 @@
-//! A member of the raft group: started, asked, and answering its peers.
+//! A member of the raft group: started, asked, answering its peers, and stopped.
 //!
-//! [`RaftControlPlane`] is what the rest of a node sees of raft. Changes go to the
-//! leader, wherever it is; each attempt has a deadline, and so have all of them
-//! together. Next: `network.rs` for what travels between members, `membership.rs`
-//! for who votes.
+//! [`RaftControlPlane`] is what the rest of a node sees of raft. Next: `proposals.rs`
+//! for how a change reaches the leader, `network.rs` for what travels between
+//! members, `membership.rs` for who votes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::EmptyNode;
-use openraft::error::{ClientWriteError, ForwardToLeader};
 use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::SessionUuid;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::address_book::AddressBook;
 use super::confirmation::Confirmations;
+use super::error::RaftError;
+use super::leadership::{follow_leadership, warn_of_two};
 use super::log_store::LogStore;
 use super::message::{RaftRequest, RaftResponse, decode, encode};
-use super::network::Network;
-use super::settings::{InvalidRaftSettings, RaftSettings};
+use super::network::{Network, PeerHeaders};
+use super::proposals::PROPOSALS_MAX;
+use super::settings::RaftSettings;
 use super::state_machine::StateMachine;
 use super::store::{RaftStore, StoreIdentity};
 use super::types::Raft;
 use super::{handover, membership};
-use crate::cluster_state::{ClusterCommand, ClusterState, Member, MemberStatus};
+use crate::cluster_state::{ClusterCommand, ClusterState, Member};
 use crate::control_plane::{ControlPlane, Leadership, ProposeError};
-use crate::peer::{Peer, PeerError, PeerHeader, PeerRequest, PeerResponse, PeerTransport};
+use crate::peer::{PeerError, PeerHeader, PeerRequest, PeerResponse, PeerTransport};
 
-/// Changes under way at this node, its own and those of others.
-const PROPOSALS_MAX: usize = 1_024;
-/// For one attempt to have a change committed.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// For all attempts together.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two attempts, when nobody could be asked.
-const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// For one member to say whether it leads.
-const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 /// Raft ends with its tasks; a disk that does not answer must not hold that up.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -64,34 +57,6 @@ pub struct RaftNode {
     pub luck: f64,
 }
 
-/// Why a member cannot start or form a group.
-#[derive(Debug, thiserror::Error)]
-pub enum RaftError {
-    /// The settings do not fit together.
-    #[error(transparent)]
-    Settings(#[from] InvalidRaftSettings),
-    /// What is in the store cannot be used.
-    #[error("the raft store cannot be used: {message}")]
-    Store {
-        /// What is wrong.
-        message: String,
-    },
-    /// It stopped, for the reason in the log.
-    #[error("raft has stopped: {message}; restart this node")]
-    Stopped {
-        /// Why.
-        message: String,
-    },
-    /// The group has not elected this node in time.
-    #[error("node {} formed a raft group of its own and was not elected within {within:?}: is its disk stuck?", .node.0)]
-    NotElected {
-        /// This node.
-        node: NodeNr,
-        /// How long was waited.
-        within: Duration,
-    },
-}
-
 /// A member of the raft group; clones are the same. It stops when all are dropped,
 /// as after a kill, or with [`RaftControlPlane::stop`].
 #[derive(Clone)]
@@ -108,31 +73,12 @@ pub(super) struct Shared {
     pub(super) network: Network,
     store: RaftStore,
     confirmations: Confirmations,
-    proposals: Semaphore,
+    pub(super) proposals: Semaphore,
     /// Set while leadership is given away: what is proposed meanwhile waits for the
     /// next leader.
-    handing_over: AtomicBool,
+    pub(super) handing_over: AtomicBool,
     stopping: CancellationToken,
     tasks: TaskTracker,
-}
-
-/// Who this node is, in every message to a peer; clones share the session.
-#[derive(Clone)]
-pub(super) struct PeerHeaders {
-    from: StoreIdentity,
-    session: Arc<Mutex<SessionUuid>>,
-}
-
-impl PeerHeaders {
-    pub(super) fn to(&self, to: NodeNr) -> PeerHeader {
-        PeerHeader {
-            cluster_id: self.from.cluster_id,
-            generation: self.from.generation,
-            from: self.from.node,
-            session: *self.session.lock().unwrap_or_else(PoisonError::into_inner),
-            to,
-        }
-    }
 }
 
 impl RaftControlPlane {
@@ -173,7 +119,7 @@ impl RaftControlPlane {
             machine,
         )
         .await
-        .map_err(|error| stopped(&error))?;
+        .map_err(|error| RaftError::stopped(&error))?;
 
         let (confirmations, rounds) =
             Confirmations::new(raft.clone(), state.clone(), node.settings.election_min);
@@ -216,7 +162,7 @@ impl RaftControlPlane {
         };
         if alone {
             let elected = raft.trigger().elect().await;
-            elected.map_err(|error| stopped(&error))?;
+            elected.map_err(|error| RaftError::stopped(&error))?;
         }
         Ok(())
     }
@@ -234,7 +180,7 @@ impl RaftControlPlane {
         let alone = std::collections::BTreeMap::from([(shared.me.0, EmptyNode::new())]);
         match shared.raft.initialize(alone).await {
             Ok(()) | Err(OpenraftError::APIError(InitializeError::NotAllowed(_))) => {}
-            Err(error) => return Err(stopped(&error)),
+            Err(error) => return Err(RaftError::stopped(&error)),
         }
         let mut leadership = shared.leadership.subscribe();
         let me = Some(shared.me);
@@ -311,12 +257,10 @@ impl RaftControlPlane {
     }
 
     /// Gives leadership away, as before a planned stop. Returns whether another node
-    /// leads; if not, this one goes on, or nobody does for the moment.
+    /// leads; if not, this one goes on, or nobody does for the moment. Safe to cancel:
+    /// then this one goes on.
     pub async fn hand_over_leadership(&self, within: Duration) -> bool {
-        self.shared.handing_over.store(true, Ordering::SeqCst);
-        let handed_over = handover::hand_over(&self.shared, within).await;
-        self.shared.handing_over.store(false, Ordering::SeqCst);
-        handed_over
+        handover::hand_over(&self.shared, within).await
     }
 
     /// Returns when raft has stopped by itself, which it does when its store fails:
@@ -373,24 +317,6 @@ impl ControlPlane for RaftControlPlane {
     }
 }
 
-/// What came of one attempt to have a change committed.
-enum Attempt {
-    Committed {
-        index: u64,
-    },
-    /// Certainly not; perhaps that one knows.
-    NotLeader {
-        leader: Option<NodeNr>,
-    },
-    /// Certainly not; this one cannot be asked.
-    Refused {
-        message: String,
-    },
-    Unknown {
-        message: String,
-    },
-}
-
 impl Shared {
     pub(super) fn leader(&self) -> Option<NodeNr> {
         self.leadership.borrow().leader
@@ -422,139 +348,6 @@ impl Shared {
                 tracing::warn!("the raft store is slow: it is left as after a kill");
             }
         });
-    }
-
-    /// Asks the leader, whoever that is, until the change is committed or time is
-    /// up. A change may so be committed twice, which commands allow for.
-    async fn propose_until(
-        &self,
-        command: ClusterCommand,
-        deadline: Instant,
-    ) -> Result<u64, ProposeError> {
-        let mut unknown = None;
-        let mut tried = "nobody could be asked yet".to_owned();
-        let mut hint = None;
-        let mut asked = 0;
-        while Instant::now() < deadline {
-            let leader = hint.take().or_else(|| self.leader());
-            let attempt = match leader {
-                Some(leader) if leader == self.me => {
-                    timeout_at(deadline, self.propose_here(command.clone())).await
-                }
-                Some(leader) => match self.network.addresses.find(leader) {
-                    Some(peer) => {
-                        timeout_at(deadline, self.propose_there(&peer, command.clone())).await
-                    }
-                    None => Ok(Attempt::Refused {
-                        message: format!(
-                            "the address of the leader, node {}, is not known",
-                            leader.0
-                        ),
-                    }),
-                },
-                // A newcomer hears of the leader from anybody.
-                None => match self.somebody(asked) {
-                    Some(peer) => {
-                        timeout_at(deadline, self.propose_there(&peer, command.clone())).await
-                    }
-                    None => Ok(Attempt::NotLeader { leader: None }),
-                },
-            };
-            asked += 1;
-            match attempt {
-                Ok(Attempt::Committed { index }) => return Ok(index),
-                Ok(Attempt::NotLeader { leader }) => {
-                    hint = leader.filter(|leader| *leader != self.me);
-                    tried = "no node that was asked leads".to_owned();
-                    if hint.is_some() {
-                        // Two that each take the other for the leader must not be
-                        // asked without end at once.
-                        sleep(RETRY_INTERVAL / 10).await;
-                        continue;
-                    }
-                }
-                Ok(Attempt::Refused { message }) => tried = message,
-                Ok(Attempt::Unknown { message }) => unknown = Some(message),
-                Err(_) => unknown = Some("no answer in time".to_owned()),
-            }
-            sleep(RETRY_INTERVAL).await;
-        }
-        Err(match unknown {
-            Some(message) => ProposeError::Unknown { message },
-            None => ProposeError::NoLeader { message: tried },
-        })
-    }
-
-    /// Another node than the last time, one after the other.
-    fn somebody(&self, asked: usize) -> Option<Peer> {
-        let others = self.network.addresses.others(self.me);
-        (!others.is_empty()).then(|| others[asked % others.len()].clone())
-    }
-
-    async fn propose_here(&self, command: ClusterCommand) -> Attempt {
-        if self.handing_over.load(Ordering::SeqCst) {
-            return Attempt::NotLeader { leader: None };
-        }
-        let Ok(_permit) = self.proposals.try_acquire() else {
-            return Attempt::Refused {
-                message: format!("{PROPOSALS_MAX} changes are under way at the leader"),
-            };
-        };
-        match timeout(ATTEMPT_TIMEOUT, self.raft.client_write(command)).await {
-            Ok(Ok(written)) => Attempt::Committed {
-                index: written.log_id.index,
-            },
-            Ok(Err(openraft::error::RaftError::APIError(ClientWriteError::ForwardToLeader(
-                ForwardToLeader { leader_id, .. },
-            )))) => Attempt::NotLeader {
-                leader: leader_id.map(NodeNr),
-            },
-            Ok(Err(error)) => Attempt::Unknown {
-                message: error.to_string(),
-            },
-            Err(_) => Attempt::Unknown {
-                message: format!("no quorum answered within {ATTEMPT_TIMEOUT:?}"),
-            },
-        }
-    }
-
-    async fn propose_there(&self, peer: &Peer, command: ClusterCommand) -> Attempt {
-        let request = PeerRequest::Propose(command);
-        let header = self.network.headers.to(peer.node);
-        let within = ATTEMPT_TIMEOUT + ASK_TIMEOUT;
-        let answer = self.network.transport.call(peer, header, request, within);
-        match answer.await {
-            Ok(PeerResponse::Committed { index }) => Attempt::Committed { index },
-            Ok(PeerResponse::NotLeader { leader }) => Attempt::NotLeader { leader },
-            Ok(other) => Attempt::Unknown {
-                message: format!("node {} answered {other:?}", peer.node.0),
-            },
-            Err(error @ (PeerError::Refused { .. } | PeerError::WrongPeer { .. })) => {
-                Attempt::Refused {
-                    message: error.to_string(),
-                }
-            }
-            Err(error) => Attempt::Unknown {
-                message: error.to_string(),
-            },
-        }
-    }
-
-    /// Commits a change for another node, if this one leads.
-    async fn propose_for(
-        &self,
-        header: &PeerHeader,
-        command: ClusterCommand,
-    ) -> Result<PeerResponse, PeerError> {
-        match self.propose_here(command).await {
-            Attempt::Committed { index } => Ok(PeerResponse::Committed { index }),
-            Attempt::NotLeader { leader } => Ok(PeerResponse::NotLeader { leader }),
-            Attempt::Refused { message } => {
-                tracing::warn!(from = header.from.0, message, "a change is not taken");
-                Ok(PeerResponse::NotLeader { leader: None })
-            }
-            Attempt::Unknown { message } => Err(self.unanswered(message)),
-        }
     }
 
     async fn answer(&self, header: &PeerHeader, message: &[u8]) -> Result<PeerResponse, PeerError> {
@@ -595,7 +388,7 @@ impl Shared {
         })
     }
 
-    fn unanswered(&self, message: String) -> PeerError {
+    pub(super) fn unanswered(&self, message: String) -> PeerError {
         PeerError::Unreachable {
             node: self.me,
             address: self.address(),
@@ -607,56 +400,5 @@ impl Shared {
     fn address(&self) -> String {
         let found = self.network.addresses.find(self.me);
         found.map_or_else(String::new, |peer| peer.address)
-    }
-}
-
-/// Publishes who leads, as raft's metrics say it.
-async fn follow_leadership(raft: Raft, leadership: watch::Sender<Leadership>) {
-    let mut metrics = raft.metrics();
-    loop {
-        let now = {
-            // Released at once: raft waits for whoever looks at its metrics.
-            let metrics = metrics.borrow_and_update();
-            Leadership {
-                leader: metrics.current_leader.map(NodeNr),
-                term: metrics.current_term,
-            }
-        };
-        leadership.send_if_modified(|known| {
-            let changed = *known != now;
-            *known = now;
-            changed
-        });
-        if metrics.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Two nodes look like a cluster that survives one of them, and are none.
-async fn warn_of_two(mut state: watch::Receiver<Arc<ClusterState>>) {
-    let mut warned = false;
-    loop {
-        let members = {
-            let state = state.borrow_and_update();
-            let counted = state.members.values();
-            let counted = counted.filter(|member| member.status != MemberStatus::Down);
-            counted.count()
-        };
-        if members == 2 && !warned {
-            tracing::warn!(
-                "a cluster of two nodes tolerates no failure: without a majority nothing is decided; run three"
-            );
-        }
-        warned = members == 2;
-        if state.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-fn stopped(error: &impl std::fmt::Display) -> RaftError {
-    RaftError::Stopped {
-        message: error.to_string(),
     }
 }

@@ -13,6 +13,7 @@ use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::SessionUuid;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -57,6 +58,8 @@ struct World {
     running: BTreeMap<NodeNr, RaftControlPlane>,
     /// What is on the members' disks.
     disks: BTreeMap<NodeNr, RaftStore>,
+    /// Real disks, if there are.
+    folder: Option<TempDir>,
     incarnations: u64,
 }
 
@@ -70,6 +73,7 @@ impl World {
             settings: RaftSettings::default(),
             running: BTreeMap::new(),
             disks: BTreeMap::new(),
+            folder: None,
             incarnations: 0,
         }
     }
@@ -77,13 +81,33 @@ impl World {
     /// A group of three voters.
     async fn of_three() -> Self {
         let mut world = Self::new();
-        world.form(1).await;
-        for node in [2, 3] {
-            world.start(node).await;
-            world.join(node).await;
-        }
-        world.wait_for_voters(&[1, 2, 3]).await;
+        world.grow_to_three().await;
         world
+    }
+
+    async fn grow_to_three(&mut self) {
+        self.form(1).await;
+        for node in [2, 3] {
+            self.start(node).await;
+            self.join(node).await;
+        }
+        self.wait_for_voters(&[1, 2, 3]).await;
+    }
+
+    /// Members on real disks are opened anew with each start.
+    fn store(&mut self, identity: StoreIdentity) -> RaftStore {
+        let node = identity.node;
+        if let Some(folder) = &self.folder {
+            let path = folder.path().join(format!("{}.redb", node.0));
+            let store = if self.disks.contains_key(&node) {
+                RaftStore::open(&path, identity)
+            } else {
+                RaftStore::create(&path, identity)
+            };
+            self.disks.insert(node, store.unwrap());
+        }
+        let new = || RaftStore::in_memory(identity).unwrap();
+        self.disks.entry(node).or_insert_with(new).clone()
     }
 
     fn node(&self, node: u64) -> &RaftControlPlane {
@@ -97,11 +121,10 @@ impl World {
             generation: 1,
             node,
         };
-        let new = || RaftStore::in_memory(identity).unwrap();
-        let store = self.disks.entry(node).or_insert_with(new).clone();
+        let store = self.store(identity);
         let addresses = AddressBook::default();
         for other in self.disks.keys() {
-            addresses.insert(*other, loopback_address(*other));
+            addresses.insert(*other, 0, &loopback_address(*other));
         }
         let control = RaftControlPlane::start(RaftNode {
             store,
@@ -436,6 +459,53 @@ async fn leadership_is_handed_over_faster_than_it_is_lost() {
         assert_ne!(world.leader().await, old);
         // The former leader follows, and can lead again.
         world.node(old).propose(numbered(1)).await.unwrap();
+    }
+}
+
+/// The same with real disks, threads and time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_on_disk_forgets_nothing() {
+    let mut world = World::new();
+    world.folder = Some(tempfile::tempdir().unwrap());
+    // Tests share the machine, and its disk is slow then.
+    world.settings.heartbeat = Duration::from_millis(200);
+    world.settings.election_min = Duration::from_secs(1);
+    world.settings.election_max = Duration::from_secs(2);
+    world.grow_to_three().await;
+    let mut expected = Vec::new();
+    for number in 1..=3 {
+        let leader = world.leader().await;
+        world.node(leader).propose(numbered(number)).await.unwrap();
+        expected.push(number);
+        world.kill(leader).await;
+        let next = world.leader().await;
+        let state = world.node(next).state().borrow().clone();
+        assert_eq!(effects(&state), expected);
+        world.start(leader).await;
+        world.join(leader).await;
+    }
+    for node in [1, 2, 3] {
+        world.kill(node).await;
+    }
+    for node in [1, 2, 3] {
+        world.start(node).await;
+    }
+    let leader = world.leader().await;
+    let state = world.node(leader).state().borrow().clone();
+    assert_eq!(effects(&state), expected);
+}
+
+/// Given up half-way, leadership goes on, here or there.
+#[tokio::test(start_paused = true)]
+async fn a_handover_can_be_cancelled() {
+    let world = World::of_three().await;
+    for after in [1, 20, 60, 200, 400] {
+        let leader = world.leader().await;
+        let handing_over = world.node(leader).hand_over_leadership(PATIENCE);
+        let _ = timeout(Duration::from_millis(after), handing_over).await;
+        let index = world.node(leader).propose(numbered(after)).await.unwrap();
+        let state = wait_for_index(world.node(leader).state(), index).await;
+        assert!(effects(&state).contains(&after), "{after} ms");
     }
 }
 

@@ -4,11 +4,12 @@
 //! election, again and again: the other voters agree as soon as they have not heard
 //! of the leader for half an election time-out.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::EmptyNode;
 use perennial_persistence::registry::NodeNr;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::control::Shared;
 use crate::cluster_state::MemberStatus;
@@ -16,6 +17,29 @@ use crate::peer::PeerRequest;
 
 /// How often the successor is asked.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Keeps a leader silent, and takes that back when it is dropped: a follower may
+/// stand for election again, a leader that found no successor goes on.
+struct Silence<'a> {
+    shared: &'a Shared,
+}
+
+impl<'a> Silence<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        shared.handing_over.store(true, Ordering::SeqCst);
+        shared.raft.runtime_config().heartbeat(false);
+        shared.raft.runtime_config().elect(false);
+        Self { shared }
+    }
+}
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        self.shared.raft.runtime_config().heartbeat(true);
+        self.shared.raft.runtime_config().elect(true);
+        self.shared.handing_over.store(false, Ordering::SeqCst);
+    }
+}
 
 /// Returns whether another node leads, after `within` at the latest.
 pub(super) async fn hand_over(shared: &Shared, within: Duration) -> bool {
@@ -28,12 +52,9 @@ pub(super) async fn hand_over(shared: &Shared, within: Duration) -> bool {
         return false;
     };
     tracing::info!(to = successor.0, "handing leadership over");
-    let runtime = shared.raft.runtime_config();
-    runtime.heartbeat(false);
-    runtime.elect(false);
+    let _silence = Silence::begin(shared);
     let mut leadership = shared.leadership.subscribe();
-    let mut handed_over = false;
-    while !handed_over && Instant::now() < deadline {
+    while Instant::now() < deadline {
         if let Some(peer) = shared.network.addresses.find(successor) {
             let header = shared.network.headers.to(successor);
             let transport = &shared.network.transport;
@@ -43,17 +64,14 @@ pub(super) async fn hand_over(shared: &Shared, within: Duration) -> bool {
             }
         }
         let other = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != me));
-        handed_over = matches!(timeout(ASK_INTERVAL, other).await, Ok(Ok(_)));
-        if !handed_over {
-            // Without a leader for a moment there is nothing to wait for.
-            sleep(ASK_INTERVAL / 2).await;
+        match timeout(ASK_INTERVAL, other).await {
+            Ok(Ok(_)) => return true,
+            // Raft has stopped: nobody follows here any more.
+            Ok(Err(_)) => return false,
+            Err(_) => {}
         }
     }
-    // A follower may stand for election again; a leader that found no successor
-    // goes on.
-    runtime.heartbeat(true);
-    runtime.elect(true);
-    handed_over
+    false
 }
 
 /// The voter with the most of the log, of those that are up.

@@ -113,7 +113,7 @@ async fn make(raft: &Raft, change: GroupChange) {
     match timeout(CHANGE_TIMEOUT, raft.change_membership(changes, true)).await {
         Ok(Ok(_)) => tracing::info!(change = described, "the raft group has changed"),
         Ok(Err(error)) => {
-            tracing::info!(change = described, %error, "the raft group could not change yet")
+            tracing::info!(change = described, %error, "the raft group could not change yet");
         }
         Err(_) => tracing::info!(change = described, "the raft group has not changed in time"),
     }

@@ -1,6 +1,6 @@
 //! Carries raft's messages to other members, through the node's peer transport.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::error::{
@@ -13,12 +13,13 @@ use openraft::raft::{
 };
 use openraft::{AnyError, EmptyNode};
 use perennial_persistence::registry::NodeNr;
+use perennial_persistence::writer::SessionUuid;
 
 use super::address_book::AddressBook;
-use super::control::PeerHeaders;
 use super::message::{RaftRequest, RaftResponse, decode, encode};
+use super::store::StoreIdentity;
 use super::types::Types;
-use crate::peer::{PeerRequest, PeerResponse, PeerTransport};
+use crate::peer::{PeerHeader, PeerRequest, PeerResponse, PeerTransport};
 
 /// How long a member that cannot be reached is left alone: short against an election
 /// time-out, so that one that comes back hears of its leader in time.
@@ -27,6 +28,25 @@ const UNREACHABLE_BACKOFF: [Duration; 3] = [
     Duration::from_millis(50),
     Duration::from_millis(100),
 ];
+
+/// Who this node is, in every message to a peer; clones share the session.
+#[derive(Clone)]
+pub(super) struct PeerHeaders {
+    pub(super) from: StoreIdentity,
+    pub(super) session: Arc<Mutex<SessionUuid>>,
+}
+
+impl PeerHeaders {
+    pub(super) fn to(&self, to: NodeNr) -> PeerHeader {
+        PeerHeader {
+            cluster_id: self.from.cluster_id,
+            generation: self.from.generation,
+            from: self.from.node,
+            session: *self.session.lock().unwrap_or_else(PoisonError::into_inner),
+            to,
+        }
+    }
+}
 
 /// Makes the way to each member.
 #[derive(Clone)]

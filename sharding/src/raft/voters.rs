@@ -93,7 +93,7 @@ fn choose(
     let staying: Vec<&Member> = state.members.values().filter(|m| !m.removing).collect();
     let wanted = odd(staying.len().min(voters_max));
     let votes = |member: &&&Member| current.contains(&member.node);
-    let (now, later): (Vec<&Member>, Vec<&Member>) = staying.iter().partition(|m| votes(&m));
+    let (now, later): (Vec<&Member>, Vec<&Member>) = staying.iter().partition(votes);
 
     // In this order: the leader, the other voters, those that could vote, and only
     // then voters that have been down for long.

@@ -211,7 +211,7 @@ pub(super) struct FaultyDisk {
     disk: MemoryDisk,
 }
 
-fn store_failed(source: io::Error) -> RaftStoreError {
+fn store_failed(source: &io::Error) -> RaftStoreError {
     RaftStoreError::Damaged {
         path: "(faulty)".into(),
         what: source.to_string(),
@@ -230,7 +230,7 @@ impl NodeDisk for FaultyDisk {
 
     fn make_store(&self, identity: StoreIdentity) -> Result<RaftStore, RaftStoreError> {
         let made = self.faulty.write(|| self.disk.make_store(identity));
-        made.map_err(store_failed)?
+        made.map_err(|error| store_failed(&error))?
     }
 
     fn open_store(&self, identity: StoreIdentity) -> Result<Option<RaftStore>, RaftStoreError> {
