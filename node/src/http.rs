@@ -1,8 +1,8 @@
 //! The HTTP port: `/livez`, `/readyz` and `/metrics`. No entity data goes out
 //! here, so probes and scrapers need no rights.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::State;
@@ -58,7 +58,10 @@ async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
     if shown.readiness.is_ready() {
         (StatusCode::OK, "ready\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "starting, rejoining or stopping\n")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "starting, rejoining or stopping\n",
+        )
     }
 }
 

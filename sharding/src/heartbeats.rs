@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use perennial_persistence::lease::Lease;
+use perennial_persistence::lease::ReadLease;
 use perennial_persistence::registry::Registry;
 use perennial_persistence::writer::SessionUuid;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -46,7 +46,7 @@ pub async fn beat<C: ControlPlane>(
     control: &C,
     times: LivenessTimes,
     session: SessionUuid,
-    lease: &Lease,
+    lease: &ReadLease,
     signs: impl Fn() -> Signs,
 ) {
     let mut leadership = control.leadership();

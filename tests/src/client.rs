@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use perennial::proto::v1::entity_service_client::EntityServiceClient;
 use perennial::proto::v1::cluster_service_client::ClusterServiceClient;
+use perennial::proto::v1::entity_service_client::EntityServiceClient;
 use perennial::proto::v1::{
     DescribeEntityRequest, DescribeEntityResponse, DrainRequest, GetClusterRequest,
     GetClusterResponse, GetStateRequest, ListEntitiesRequest, SendRequest, SendResponse,
@@ -146,7 +146,9 @@ impl Client {
             cluster.get_cluster(GetClusterRequest {}).await
         };
         let answer = tokio::time::timeout(ANSWERED_WITHIN, asked).await;
-        Ok(answer.context("GetCluster is never answered")??.into_inner())
+        Ok(answer
+            .context("GetCluster is never answered")??
+            .into_inner())
     }
 
     /// Where an entity lives and what it is doing.

@@ -22,7 +22,7 @@ use crate::seed::Random;
 /// A node that does not answer for so long is given up, and the next is asked.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
 /// A command that is not acknowledged for so long is lost.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -152,7 +152,10 @@ impl Book {
         self.latencies.sort_unstable();
         let last = self.latencies.len().saturating_sub(1);
         let place = (self.latencies.len() as f64 * part) as usize;
-        self.latencies.get(place.min(last)).copied().unwrap_or_default()
+        self.latencies
+            .get(place.min(last))
+            .copied()
+            .unwrap_or_default()
     }
 }
 

@@ -18,7 +18,10 @@ const STEP: u64 = 200;
 async fn acknowledged_commands_survive_kills_exactly_once() {
     let mut random = Random::from_environment();
     let database = TestDatabase::new().await;
-    let cluster = LocalCluster::of_processes(3).postgres(&database).await.unwrap();
+    let cluster = LocalCluster::of_processes(3)
+        .postgres(&database)
+        .await
+        .unwrap();
     let mut cluster = cluster.start().await.unwrap();
     let load = ClusterLoad::start(&cluster.addresses(), "k", 12, COUNTERS);
     load.progress(STEP).await.unwrap();

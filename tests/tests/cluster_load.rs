@@ -18,7 +18,10 @@ const COMMANDS: u64 = 1_500;
 #[tokio::test]
 async fn any_node_serves_every_entity_and_each_lives_on_one() {
     let database = TestDatabase::new().await;
-    let cluster = LocalCluster::of_processes(3).postgres(&database).await.unwrap();
+    let cluster = LocalCluster::of_processes(3)
+        .postgres(&database)
+        .await
+        .unwrap();
     let cluster = cluster.start().await.unwrap();
 
     let load = ClusterLoad::start(&cluster.addresses(), "c", 48, COUNTERS);

@@ -17,7 +17,10 @@ const STEP: u64 = 100;
 const SOON: Duration = Duration::from_secs(60);
 
 async fn cluster(database: &TestDatabase) -> LocalCluster {
-    let cluster = LocalCluster::of_processes(3).postgres(database).await.unwrap();
+    let cluster = LocalCluster::of_processes(3)
+        .postgres(database)
+        .await
+        .unwrap();
     cluster.start().await.unwrap()
 }
 
@@ -96,5 +99,7 @@ async fn a_node_without_its_database_gives_its_shards_away() {
     load.progress(STEP).await.unwrap();
     cluster.database_link(cut_off).unwrap().set(Flow::Open);
     cluster.settled().await.unwrap();
-    load.stop_and_check(&cluster.address(cut_off)).await.unwrap();
+    load.stop_and_check(&cluster.address(cut_off))
+        .await
+        .unwrap();
 }

@@ -19,7 +19,10 @@ const SOON: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn a_rolling_restart_fails_no_command() {
     let database = TestDatabase::new().await;
-    let cluster = LocalCluster::of_processes(3).postgres(&database).await.unwrap();
+    let cluster = LocalCluster::of_processes(3)
+        .postgres(&database)
+        .await
+        .unwrap();
     let mut cluster = cluster.start().await.unwrap();
     let load = ClusterLoad::start(&cluster.addresses(), "r", 12, COUNTERS);
     load.progress(STEP).await.unwrap();
@@ -43,7 +46,10 @@ async fn a_rolling_restart_fails_no_command() {
 #[tokio::test]
 async fn a_node_that_comes_or_is_removed_fails_no_command() {
     let database = TestDatabase::new().await;
-    let cluster = LocalCluster::of_processes(3).postgres(&database).await.unwrap();
+    let cluster = LocalCluster::of_processes(3)
+        .postgres(&database)
+        .await
+        .unwrap();
     let mut cluster = cluster.start().await.unwrap();
     let load = ClusterLoad::start(&cluster.addresses(), "s", 12, COUNTERS);
     load.progress(STEP).await.unwrap();
@@ -74,7 +80,10 @@ async fn a_node_that_comes_or_is_removed_fails_no_command() {
 #[tokio::test]
 async fn a_node_stops_in_time_even_if_its_peers_hang() {
     let database = TestDatabase::new().await;
-    let cluster = LocalCluster::of_processes(3).postgres(&database).await.unwrap();
+    let cluster = LocalCluster::of_processes(3)
+        .postgres(&database)
+        .await
+        .unwrap();
     let cluster = cluster.setting("node.drain_timeout", "2s");
     let mut cluster = cluster.start().await.unwrap();
     cluster.pause(1).unwrap();

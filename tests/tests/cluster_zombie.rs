@@ -19,7 +19,10 @@ const SOON: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn i2_what_a_zombie_had_buffered_is_never_seen() {
     let database = TestDatabase::new().await;
-    let cluster = LocalCluster::of_processes(3).postgres(&database).await.unwrap();
+    let cluster = LocalCluster::of_processes(3)
+        .postgres(&database)
+        .await
+        .unwrap();
     let mut cluster = cluster.start().await.unwrap();
     let clients: Vec<Client> = (0..3)
         .map(|node| Client::lazy(&cluster.address(node)).unwrap())

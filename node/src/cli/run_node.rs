@@ -14,9 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Output;
 use super::failure::Failure;
 use crate::config::Settings;
-use crate::node::{
-    GRPC_ADDRESS, HTTP_ADDRESS, Node, NodeBuilder, PEER_ADDRESS, SharedJournal,
-};
+use crate::node::{GRPC_ADDRESS, HTTP_ADDRESS, Node, NodeBuilder, PEER_ADDRESS, SharedJournal};
 use crate::telemetry;
 
 const DATA_DIR: &str = "perennial-data";
@@ -145,11 +143,7 @@ fn configured(
 }
 
 /// Nodes that differ in ports and data, and share a journal.
-fn several(
-    builder: &NodeBuilder,
-    args: NodeArgs,
-    nodes: u16,
-) -> Result<Vec<NodeBuilder>, Failure> {
+fn several(builder: &NodeBuilder, args: NodeArgs, nodes: u16) -> Result<Vec<NodeBuilder>, Failure> {
     if args.advertise.is_some() || args.advertise_peer.is_some() {
         return Err(Failure::usage(
             "one address cannot be that of several nodes: leave --advertise and --advertise-peer out",

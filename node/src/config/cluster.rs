@@ -119,7 +119,9 @@ impl Settings {
 
     fn coordinator(&self) -> CoordinatorSettings {
         let sharding = &self.sharding;
-        let moved = sharding.rebalance_max_simultaneous.of(self.number_of_shards);
+        let moved = sharding
+            .rebalance_max_simultaneous
+            .of(self.number_of_shards);
         CoordinatorSettings {
             handoff_timeout: sharding.handoff_timeout,
             rebalance_interval: sharding.rebalance_interval,

@@ -11,9 +11,7 @@ use std::time::{Duration, SystemTime};
 use perennial_persistence::engine::EntityState;
 use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::ShardNr;
-use perennial_sharding::cluster_state::{
-    self, ClusterCommand, ClusterState, Home, MemberStatus,
-};
+use perennial_sharding::cluster_state::{self, ClusterCommand, ClusterState, Home, MemberStatus};
 use perennial_sharding::control_plane::{ControlPlane, Leadership};
 use tonic::{Request, Response, Status};
 
@@ -111,7 +109,11 @@ impl v1::cluster_service_server::ClusterService for ClusterService {
 }
 
 /// What tells the cluster that a node is to leave.
-fn leave(state: &ClusterState, node_id: &str, remove: bool) -> Result<ClusterCommand, ServiceError> {
+fn leave(
+    state: &ClusterState,
+    node_id: &str,
+    remove: bool,
+) -> Result<ClusterCommand, ServiceError> {
     let node = node_id.parse().ok().map(NodeNr);
     let Some(member) = node.and_then(|node| state.member(node)) else {
         let known: Vec<String> = state.members.keys().copied().map(shown).collect();
@@ -236,7 +238,10 @@ mod tests {
     fn a_shard_is_shown_as_it_is() {
         let mut state = state(&[1, 2], &[]);
         let session = SessionUuid(Uuid::from_u128(1));
-        let shards = vec![(ShardNr(0), NodeNr(1), session), (ShardNr(1), NodeNr(1), session)];
+        let shards = vec![
+            (ShardNr(0), NodeNr(1), session),
+            (ShardNr(1), NodeNr(1), session),
+        ];
         state.apply(90, &ClusterCommand::Assign { shards });
         let epoch = state.shards[1].epoch;
         let shards = vec![(ShardNr(1), epoch, NodeNr(2))];

@@ -15,11 +15,17 @@ impl EnginePlace {
     }
 
     pub(crate) fn take(&self) -> Option<EntityEngine> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).take()
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     pub(crate) fn get(&self) -> Option<EntityEngine> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Entities in memory; 0 without an engine.

@@ -47,7 +47,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_begins_again_unless_another_process_is_that_node_now() {
-        let registry = MemoryStorage::with_clock(1, SystemTime::now).storage().registry;
+        let registry = MemoryStorage::with_clock(1, SystemTime::now)
+            .storage()
+            .registry;
         let registry = &*registry;
         let cluster = registry.cluster(16).await.unwrap();
         let disk = MemoryDisk::default();
@@ -57,12 +59,16 @@ mod tests {
             peer_address: "a:2".into(),
         };
         registry.announce(first.node, &addresses).await.unwrap();
-        let second = begin_again(registry, &cluster, &disk, &first).await.unwrap();
+        let second = begin_again(registry, &cluster, &disk, &first)
+            .await
+            .unwrap();
         assert_eq!((second.node, second.number), (first.node, first.number + 1));
 
         // A copy of the disk, in another process.
         registry.begin_incarnation(first.node).await.unwrap();
-        let error = begin_again(registry, &cluster, &disk, &second).await.unwrap_err();
+        let error = begin_again(registry, &cluster, &disk, &second)
+            .await
+            .unwrap_err();
         assert!(matches!(error, NodeError::Fenced), "{error}");
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use perennial_persistence::engine::{EngineSettings, EntityEngine};
 use perennial_persistence::entity_types::EntityTypes;
 use perennial_persistence::handing_back::ReadGuard;
-use perennial_persistence::lease::Lease;
+use perennial_persistence::lease::ReadLease;
 use perennial_persistence::registry::{ClusterIdentity, Incarnation, NodeNr};
 use perennial_persistence::storage::Storage;
 use perennial_persistence::writer::SessionUuid;
@@ -87,8 +87,8 @@ impl Membership {
 
     /// Starts an engine for a session that has begun in the database. It is given
     /// nothing before the node has joined.
-    pub(super) fn host(&self, incarnation: &Incarnation) -> Lease {
-        let lease = Lease::new(Instant::now().into_std());
+    pub(super) fn host(&self, incarnation: &Incarnation) -> ReadLease {
+        let lease = ReadLease::new(Instant::now().into_std());
         let read_guard = match self.reads {
             Reads::Lease => ReadGuard::Lease(lease.clone()),
             Reads::Journal => ReadGuard::Journal,
@@ -125,7 +125,7 @@ impl Membership {
 
     /// Lives session after session, from one that has been hosted and has joined.
     /// Dropped, the node's part in the cluster ends like that of one that was killed.
-    pub(super) async fn live(&self, mut incarnation: Incarnation, mut lease: Lease) -> Ended {
+    pub(super) async fn live(&self, mut incarnation: Incarnation, mut lease: ReadLease) -> Ended {
         loop {
             let over = self.until_over(incarnation.session, lease).await;
             if self.stopping.is_cancelled() {
@@ -154,7 +154,7 @@ impl Membership {
         }
     }
 
-    async fn until_over(&self, session: SessionUuid, lease: Lease) -> Over {
+    async fn until_over(&self, session: SessionUuid, lease: ReadLease) -> Over {
         let Some(engine) = self.place.get() else {
             return Over::NotCurrent;
         };
@@ -172,12 +172,20 @@ impl Membership {
     }
 
     /// Gives signs of life until the leader says that the session is over.
-    async fn beat(&self, session: SessionUuid, lease: &Lease) {
+    async fn beat(&self, session: SessionUuid, lease: &ReadLease) {
         let signs = || Signs {
             journal_in_reach: self.journal_reach.is_in_reach(),
             live_entities: self.place.live_entities() as u64,
         };
-        beat(&self.leader, &self.control, self.times, session, lease, signs).await;
+        beat(
+            &self.leader,
+            &self.control,
+            self.times,
+            session,
+            lease,
+            signs,
+        )
+        .await;
     }
 
     /// Returns when the cluster's state has another session of the node, or none, or
@@ -209,9 +217,7 @@ impl Membership {
             let registry = &*self.storage.registry;
             match begin_again(registry, &self.cluster, &*self.disk, last).await {
                 Ok(next) => return Ok(next),
-                Err(
-                    NodeError::Registry(error) | NodeError::Entry(EntryError::Registry(error)),
-                ) => {
+                Err(NodeError::Registry(error) | NodeError::Entry(EntryError::Registry(error))) => {
                     tracing::warn!(%error, "no new session can be begun yet");
                 }
                 Err(error) => return Err(error),

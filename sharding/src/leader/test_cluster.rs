@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use perennial_persistence::lease::Lease;
+use perennial_persistence::lease::ReadLease;
 use perennial_persistence::registry::{NodeNr, Registry};
 use perennial_persistence::storage::memory::MemoryStorage;
 use perennial_persistence::writer::SessionUuid;
@@ -112,7 +112,7 @@ impl ControlPlane for TestControl {
 pub(crate) struct TestNode {
     pub(crate) nr: NodeNr,
     pub(crate) session: SessionUuid,
-    pub(crate) lease: Lease,
+    pub(crate) lease: ReadLease,
     pub(crate) control: Arc<TestControl>,
     pub(crate) leader: Leader<TestControl>,
     pub(crate) journal_in_reach: Arc<AtomicBool>,
@@ -245,7 +245,7 @@ impl TestCluster {
         let handler = Arc::new(Handler(leader.clone()));
         self.network.listen(loopback_address(nr), handler);
 
-        let lease = Lease::new(Instant::now().into_std());
+        let lease = ReadLease::new(Instant::now().into_std());
         let beating = Arc::new(AtomicBool::new(true));
         let journal_in_reach = Arc::new(AtomicBool::new(true));
         let mut tasks = JoinSet::new();
