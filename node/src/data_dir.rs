@@ -118,10 +118,6 @@ impl DataDir {
         write().map_err(failed("write", &path))
     }
 
-    fn raft(&self) -> StoreFolder {
-        StoreFolder::new(self.path.join("raft"))
-    }
-
     fn identity_path(&self) -> PathBuf {
         self.path.join("node.json")
     }

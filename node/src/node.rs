@@ -39,6 +39,7 @@ mod journal_url;
 mod membership;
 mod peers;
 mod ready;
+mod reform;
 mod shared_journal;
 
 use std::future::Future;
@@ -61,6 +62,7 @@ pub use self::builder::NodeBuilder;
 pub use self::error::NodeError;
 pub use self::journal_url::migrate_journal;
 use self::membership::{Ended, Membership};
+pub use self::reform::reform_cluster;
 pub use self::shared_journal::SharedJournal;
 use crate::entity_ref::EntityRef;
 use crate::grpc::server::{self, ServeError};
@@ -196,7 +198,7 @@ impl Node {
     }
 
     /// Stops in the order described in the module's documentation.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         tracing::info!(
             within = ?self.drain_timeout,
             "stopping: what was accepted is finished first"
@@ -223,12 +225,10 @@ impl Node {
         tracing::info!("stopped");
     }
 
-    async fn finish_calls(&self, deadline: Instant) {
+    async fn finish_calls(&mut self, deadline: Instant) {
         let calls = async {
             self.streams.wait().await;
-            while !self.grpc_task.is_finished() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let _ = (&mut self.grpc_task).await;
         };
         if timeout_at(deadline, calls).await.is_err() {
             tracing::warn!("clients kept calls open until node.drain_timeout: they are cut off");

@@ -33,6 +33,13 @@ fn wrong_arguments_end_with_2_and_say_which() {
         (&["serve"], "--journal"),
         (&["journal", "migrate"], "--journal"),
         (&["journal", "verify"], "--journal"),
+        (&["cluster", "reform"], "--journal"),
+        (&["dev", "--nodes", "0"], "--nodes"),
+        (&["dev", "--nodes", "2", "--advertise", "a"], "--advertise"),
+        (
+            &["dev", "--nodes", "2", "--listen", "127.0.0.1:65530"],
+            "65530",
+        ),
     ] {
         let output = perennial(args);
         let text = String::from_utf8_lossy(&output.stderr);
@@ -74,6 +81,8 @@ fn a_failed_start_does_not_show_the_password() {
         "--listen",
         "127.0.0.1:0",
         "--http",
+        "127.0.0.1:0",
+        "--peer-listen",
         "127.0.0.1:0",
         "--data-dir",
         data,

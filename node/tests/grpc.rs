@@ -62,6 +62,7 @@ fn builder_with(changed: &[(&str, &str)], slow_begun: watch::Sender<usize>) -> N
         .settings(settings)
         .listen("127.0.0.1:0".parse().unwrap())
         .http("127.0.0.1:0".parse().unwrap())
+        .peer_listen("127.0.0.1:0".parse().unwrap())
         .entity(Counter)
         .entity(Account)
         .entity(Slow(slow_begun))

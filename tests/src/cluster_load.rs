@@ -22,7 +22,7 @@ use crate::seed::Random;
 /// A node that does not answer for so long is given up, and the next is asked.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
 /// A command that is not acknowledged for so long is lost.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(10);
 

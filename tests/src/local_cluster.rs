@@ -37,6 +37,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use perennial::node::{NodeBuilder, SharedJournal};
 use perennial::proto::v1::GetClusterResponse;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::client::Client;
 use crate::database::{self, TestDatabase};
@@ -45,17 +46,21 @@ use crate::node_process::{NodeOptions, NodeProcess};
 use crate::node_thread::{NodeThread, ThreadOptions};
 use crate::proxy::{Flow, Link, Proxy};
 
+static TURN: Mutex<()> = Mutex::const_new(());
+
 /// How long a cluster may take to come to rest; generous, for busy machines.
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
-/// Times by which a node of a busy machine is not taken for a dead one.
-const PATIENT: &[(&str, &str)] = &[
-    ("cluster.heartbeat_interval", "300ms"),
-    ("cluster.lease", "4s"),
-    ("cluster.down_after", "5s"),
-    ("cluster.raft.heartbeat", "400ms"),
-    ("cluster.raft.election_min", "1600ms"),
-    ("cluster.raft.election_max", "3200ms"),
+const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+/// The times of the cluster by default, in milliseconds.
+const TIMES: &[(&str, f64)] = &[
+    ("cluster.heartbeat_interval", 200.0),
+    ("cluster.lease", 1500.0),
+    ("cluster.down_after", 2000.0),
+    ("cluster.raft.heartbeat", 100.0),
+    ("cluster.raft.election_min", 500.0),
+    ("cluster.raft.election_max", 1000.0),
 ];
+/// By how much they are longer: on a machine at rest, and at the most.
+const PATIENCE: std::ops::RangeInclusive<f64> = 2.0..=10.0;
 /// More nodes have no addresses of their own.
 const NODES_MAX: usize = 100;
 
@@ -85,6 +90,9 @@ pub struct LocalCluster {
     shared: Option<SharedJournal>,
     settings: Vec<(String, String)>,
     hosts: Vec<Host>,
+    /// Clusters of processes take turns: several at once are more than a machine
+    /// that also builds can run.
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 /// A node, and the proxies before it and before its database.
@@ -134,7 +142,12 @@ impl LocalClusterBuilder {
             }
             (_, Journal::Postgres { .. }) => None,
         };
+        let turn = match self.kind {
+            Kind::Processes => Some(TURN.lock().await),
+            Kind::Threads(_) => None,
+        };
         let mut cluster = LocalCluster {
+            _turn: turn,
             kind: self.kind,
             journal: self.journal,
             shared,
@@ -488,9 +501,20 @@ impl Host {
     }
 }
 
+/// Times by which a node of a busy machine is not taken for a dead one: the longer,
+/// the more the machine has to do.
 fn patient() -> Vec<(String, String)> {
-    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-    PATIENT.iter().map(owned).collect()
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().and_then(|load| load.parse().ok());
+    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    let (least, most) = (*PATIENCE.start(), *PATIENCE.end());
+    let patience = (least + load.unwrap_or(0.0) / cores / 2.0).min(most);
+    println!("the cluster is {patience:.1} times as patient as by default");
+    let longer = |(key, millis): &(&str, f64)| {
+        let millis = (millis * patience) as u64;
+        ((*key).to_owned(), format!("{millis}ms"))
+    };
+    TIMES.iter().map(longer).collect()
 }
 
 /// Each node has an address of its own on this machine, by which the proxies know

@@ -18,7 +18,15 @@ use tempfile::TempDir;
 async fn refused_dev(args: &[&str], environment: &[(&str, &str)]) -> Outcome {
     let data = TempDir::new().unwrap();
     let data_dir = data.path().display().to_string();
-    let mut all = vec!["dev", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let mut all = vec![
+        "dev",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--peer-listen",
+        "127.0.0.1:0",
+    ];
     if !args.contains(&"--data-dir") {
         all.extend(["--data-dir", &data_dir]);
     }

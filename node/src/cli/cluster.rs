@@ -3,6 +3,7 @@
 
 mod drain;
 mod entity;
+mod reform;
 mod shards;
 mod status;
 
@@ -26,6 +27,9 @@ pub(super) enum ClusterCommand {
     Passivate(entity::EntityArgs),
     /// Hand all shards of a node to others.
     Drain(drain::DrainArgs),
+    /// Let a cluster that has lost what its nodes agreed on begin anew, over the
+    /// same journal. All nodes must be stopped.
+    Reform(reform::ReformArgs),
 }
 
 pub(super) async fn run(command: ClusterCommand, output: Output) -> Result<(), Failure> {
@@ -35,6 +39,7 @@ pub(super) async fn run(command: ClusterCommand, output: Output) -> Result<(), F
         ClusterCommand::Describe(args) => entity::describe(args, output).await,
         ClusterCommand::Passivate(args) => entity::passivate(args, output).await,
         ClusterCommand::Drain(args) => drain::run(args, output).await,
+        ClusterCommand::Reform(args) => reform::run(args, output).await,
     }
 }
 

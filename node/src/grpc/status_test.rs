@@ -250,7 +250,21 @@ fn every_service_error_has_its_row() {
         ),
         (
             ServiceError::SingleNode,
-            (Code::Unimplemented, "SINGLE_NODE", NO, false),
+            (Code::FailedPrecondition, "SINGLE_NODE", NO, false),
+        ),
+        (
+            ProposeError::NoLeader {
+                message: "why".into(),
+            }
+            .into(),
+            (Code::Unavailable, "NO_LEADER", NO, true),
+        ),
+        (
+            ProposeError::Unknown {
+                message: "why".into(),
+            }
+            .into(),
+            (Code::Unavailable, "NO_LEADER", UNKNOWN, true),
         ),
         (
             JournalError::Unavailable {

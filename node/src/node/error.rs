@@ -53,6 +53,12 @@ pub enum NodeError {
     /// The database refused this node, or cannot be asked.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A cluster cannot begin anew while a node of it runs.
+    #[error("node {node} is alive: stop all nodes first; nothing was changed")]
+    NodesAlive {
+        /// The node.
+        node: u64,
+    },
     /// The node cannot enter the cluster.
     #[error(transparent)]
     Entry(#[from] EntryError),

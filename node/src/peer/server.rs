@@ -33,6 +33,10 @@ const CALLS_MAX: usize = 1024;
 const STREAMS_MAX: usize = 256;
 /// Calls and streams of one connection at once; further ones wait in the sender.
 const CONNECTION_CALLS_MAX: u32 = 256;
+/// Calls that may be given up before they were looked at. A node that was paused, or
+/// is busy, finds many of those; who sends them is a peer and no attacker, and must
+/// not lose its connection for it.
+const GIVEN_UP_MAX: usize = 1024;
 /// How long a stream may take to say whom it is from.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(3);
 /// A node that says nothing for so long is asked whether it is there.
@@ -67,6 +71,7 @@ pub fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(CONNECTION_CALLS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(GIVEN_UP_MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW)
         .add_service(control)
