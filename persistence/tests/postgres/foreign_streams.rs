@@ -253,6 +253,7 @@ impl Engine {
     async fn ask(&self, name: &str, request: Request) -> Answer {
         let (reply_to, answer) = ReplyTo::ask();
         self.0.deliver(Envelope {
+            arrival: 0,
             persistence_id: id(name),
             shard: ShardNr(1),
             epoch: Epoch(1),
