@@ -11,6 +11,7 @@
 
 pub mod append;
 pub mod closed_loop;
+pub mod cluster;
 pub mod echo;
 mod usage;
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::Parser;
-use perennial_tests::bench::{self, Options, Shape, echo};
+use perennial_tests::bench::{self, Options, Shape, cluster, echo};
 
 /// Measures a node, an echo server and the journal alone, one after the other.
 #[derive(Parser)]
@@ -19,6 +19,9 @@ enum Command {
     Commands(Options),
     /// All commands over one gRPC stream.
     Stream(Options),
+    /// One node against several on this machine, local against forwarded, handoff and
+    /// takeover.
+    Cluster(cluster::Options),
     /// Serves as the floor of the measurement; started by the two others.
     #[command(name = echo::SUBCOMMAND, hide = true)]
     EchoServer {
@@ -32,6 +35,10 @@ async fn main() -> Result<()> {
     let (shape, options) = match Command::parse() {
         Command::Commands(options) => (Shape::Commands, options),
         Command::Stream(options) => (Shape::Stream, options),
+        Command::Cluster(options) => {
+            println!("{}", cluster::run(&options).await?);
+            return Ok(());
+        }
         Command::EchoServer { listen } => return echo::serve(listen).await,
     };
     println!("{}", bench::run(shape, &options).await?);
