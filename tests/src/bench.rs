@@ -7,6 +7,7 @@
 //! | [`journal`] | the append API alone | the same rows by an `INSERT` alone |
 //! | [`recovery`] | cold entities, each touched once | the same rows by `= ANY ($1)` alone |
 //! | [`memory`] | resident bytes per counter | |
+//! | [`cluster`] | several nodes, a hop, a handoff, a takeover | one node |
 //!
 //! Processor time is that of whole processes: of the node, of this process as the
 //! client, and of all of Postgres. Times wander from run to run with what else the
@@ -16,6 +17,7 @@ mod appending;
 mod bare_insert;
 mod bare_select;
 pub mod closed_loop;
+pub mod cluster;
 pub mod echo;
 mod filling;
 pub mod hot;

@@ -61,6 +61,8 @@ const TIMES: &[(&str, f64)] = &[
 ];
 /// By how much they are longer: on a machine at rest, and at the most.
 const PATIENCE: std::ops::RangeInclusive<f64> = 2.0..=10.0;
+/// Enough for a few nodes; each one that moves costs a fence and a commit.
+const SHARDS: &str = "60";
 /// More nodes have no addresses of their own.
 const NODES_MAX: usize = 100;
 
@@ -123,7 +125,7 @@ impl LocalClusterBuilder {
     }
 
     /// A setting of all nodes, by its key. Without others, the cluster is more patient
-    /// than by default, for the sake of busy machines.
+    /// than by default, for the sake of busy machines, and has fewer shards.
     #[must_use]
     pub fn setting(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.to_owned(), value.to_owned()));
@@ -514,7 +516,8 @@ fn patient() -> Vec<(String, String)> {
         let millis = (millis * patience) as u64;
         ((*key).to_owned(), format!("{millis}ms"))
     };
-    TIMES.iter().map(longer).collect()
+    let shards = ("sharding.number_of_shards".to_owned(), SHARDS.to_owned());
+    TIMES.iter().map(longer).chain([shards]).collect()
 }
 
 /// Each node has an address of its own on this machine, by which the proxies know

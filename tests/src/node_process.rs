@@ -262,6 +262,12 @@ impl NodeProcess {
         format!("http://{}", self.ports.grpc)
     }
 
+    /// Where health and metrics are.
+    #[must_use]
+    pub fn http_address(&self) -> SocketAddr {
+        self.ports.http
+    }
+
     /// Where other nodes connect.
     #[must_use]
     pub fn peer_address(&self) -> SocketAddr {

@@ -13,7 +13,9 @@ use clap::Parser;
 use perennial_tests::bench::memory::MemoryOptions;
 use perennial_tests::bench::recovery::RecoveryOptions;
 use perennial_tests::bench::service::ServiceOptions;
-use perennial_tests::bench::{Options, Shape, echo, hot, journal, memory, recovery, service};
+use perennial_tests::bench::{
+    Options, Shape, cluster, echo, hot, journal, memory, recovery, service,
+};
 use perennial_tests::binaries::build_perennial;
 
 /// Measures a part of Perennial, and in the same run its floor: the least that the
@@ -32,6 +34,9 @@ enum Command {
     Recovery(RecoveryOptions),
     /// The memory of a node by its number of entities.
     Memory(MemoryOptions),
+    /// One node against several on this machine, local against forwarded, handoff and
+    /// takeover.
+    Cluster(cluster::Options),
     /// Serves as the floor of the measurement; started by others.
     #[command(name = echo::SUBCOMMAND, hide = true)]
     EchoServer {
@@ -54,6 +59,7 @@ async fn main() -> Result<()> {
         Command::Journal(options) => journal::run(options).await?,
         Command::Recovery(options) => recovery::run(options).await?,
         Command::Memory(options) => memory::run(options).await?,
+        Command::Cluster(options) => cluster::run(options).await?,
         Command::EchoServer { .. } => return Ok(()),
     };
     println!("{report}");
