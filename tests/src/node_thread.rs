@@ -49,7 +49,7 @@ struct Running {
     ended: oneshot::Receiver<Result<()>>,
     thread: JoinHandle<()>,
     /// While it is paused: dropped, the runtime goes on.
-    paused: Option<gate::Sender<()>>,
+    paused: Option<gate::SyncSender<()>>,
 }
 
 enum Ending {

@@ -389,6 +389,7 @@ async fn closed_loop(
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(failure: Failure) -> anyhow::Error {
     anyhow::anyhow!("a command failed: {failure:?}")
 }
