@@ -71,6 +71,41 @@ fn describe() {
         "Entities in memory."
     );
     describe_gauge!(
+        "perennial_cluster_leader_known",
+        Unit::Count,
+        "1 while this node knows a leader."
+    );
+    describe_counter!(
+        "perennial_cluster_leader_changes_total",
+        Unit::Count,
+        "Times that another node became the leader."
+    );
+    describe_gauge!(
+        "perennial_shards",
+        Unit::Count,
+        "Shards of the cluster by state, as this node knows them."
+    );
+    describe_gauge!(
+        "perennial_shards_owned",
+        Unit::Count,
+        "Shards this node owns."
+    );
+    describe_gauge!(
+        "perennial_handoff_oldest_seconds",
+        Unit::Seconds,
+        "Age of the oldest handoff under way."
+    );
+    describe_gauge!(
+        "perennial_raft_apply_lag_entries",
+        Unit::Count,
+        "Log entries this node has and has not applied."
+    );
+    describe_counter!(
+        "perennial_fenced_writes_total",
+        Unit::Count,
+        "Writes the journal refused because their session is fenced."
+    );
+    describe_gauge!(
         "perennial_recoveries_running",
         Unit::Count,
         "Entities that recover now."

@@ -5,6 +5,7 @@
 //! goes through it. This crate knows neither gRPC nor SQL.
 
 pub mod allocation;
+pub mod cluster_figures;
 pub mod cluster_state;
 pub mod control_plane;
 pub mod coordinator;

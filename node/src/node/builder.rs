@@ -12,6 +12,7 @@ use perennial_persistence::event_sourced::EventSourced;
 use perennial_persistence::payload::CodecId;
 use perennial_persistence::registry::NodeAddresses;
 use perennial_persistence::storage::{Storage, StorageUrl, migrate};
+use perennial_sharding::cluster_figures::record_cluster;
 use perennial_sharding::cluster_state::{Member, MemberStatus};
 use perennial_sharding::forming::disk::{MemoryDisk, NodeDisk};
 use perennial_sharding::forming::entry::{Entered, Entry};
@@ -298,6 +299,10 @@ impl NodeBuilder {
         };
         let leading = leader.clone();
         until_closed(Box::pin(async move { leading.lead().await }));
+        let recorded = control.clone();
+        until_closed(Box::pin(async move {
+            record_cluster(&recorded, node_id).await;
+        }));
         let journal_reach = JournalReach::default();
         let (reach, watched) = (journal_reach.clone(), Arc::clone(&registry));
         until_closed(Box::pin(async move { reach.watch(&*watched).await }));

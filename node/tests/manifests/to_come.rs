@@ -9,12 +9,10 @@ use crate::files::read;
 use crate::monitoring::measured;
 
 /// Subcommands, and flags of subcommands.
-pub(crate) const COMMANDS: &[&str] = &["cluster drain", "cluster reform", "cluster shards"];
+pub(crate) const COMMANDS: &[&str] = &[];
 
 /// Flags, each with a command that will have it.
 pub(crate) const FLAGS: &[(&str, &str)] = &[
-    ("serve", "advertise-peer"),
-    ("cluster status", "watch"),
     ("cluster status", "tls-ca"),
     ("cluster status", "tls-cert"),
     ("cluster status", "tls-key"),
@@ -22,7 +20,6 @@ pub(crate) const FLAGS: &[(&str, &str)] = &[
 
 /// Settings.
 pub(crate) const SETTINGS: &[&str] = &[
-    "cluster.voters",
     "node.tls.certificate",
     "node.tls.key",
     "node.tls.client_ca",
@@ -32,17 +29,7 @@ pub(crate) const SETTINGS: &[&str] = &[
 ];
 
 /// Metrics.
-pub(crate) const METRICS: &[&str] = &[
-    "perennial_certificate_expiry_timestamp_seconds",
-    "perennial_cluster_leader_changes_total",
-    "perennial_cluster_leader_known",
-    "perennial_fenced_writes_total",
-    "perennial_handoff_duration_seconds",
-    "perennial_handoff_oldest_seconds",
-    "perennial_raft_apply_lag_entries",
-    "perennial_shards",
-    "perennial_shards_owned",
-];
+pub(crate) const METRICS: &[&str] = &["perennial_certificate_expiry_timestamp_seconds"];
 
 #[test]
 fn what_has_come_is_not_to_come() {

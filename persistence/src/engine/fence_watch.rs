@@ -34,6 +34,7 @@ impl FenceWatch {
     /// A write was refused: asks the journal, until it answers, whether it would
     /// refuse all.
     pub(super) fn suspect(&self, journal: &Arc<dyn Journal>, session: SessionUuid) {
+        metrics::counter!("perennial_fenced_writes_total").increment(1);
         if *self.fenced.borrow() || self.asking.swap(true, Ordering::AcqRel) {
             return;
         }
