@@ -49,7 +49,7 @@ struct Running {
     ended: oneshot::Receiver<Result<()>>,
     thread: JoinHandle<()>,
     /// While it is paused: dropped, the runtime goes on.
-    paused: Option<gate::Sender<()>>,
+    paused: Option<gate::SyncSender<()>>,
 }
 
 enum Ending {
@@ -160,8 +160,8 @@ impl NodeThread {
         if running.paused.is_some() {
             bail!("the node is paused already");
         }
-        let (resume, paused) = gate::channel::<()>();
-        let (reached, waiting) = gate::channel::<()>();
+        let (resume, paused) = gate::sync_channel::<()>(1);
+        let (reached, waiting) = gate::sync_channel::<()>(1);
         running.runtime.spawn(async move {
             let _ = reached.send(());
             // Blocks the only thread the node has.
@@ -244,14 +244,14 @@ async fn run(
         match asked.await {
             Ok(Ending::Graceful) => {
                 let _ = graceful.send(());
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             Ok(Ending::AtOnce) | Err(_) => {}
         }
     };
     let running = node.run_until(async {
         if stopping.await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     });
     tokio::select! {

@@ -196,7 +196,7 @@ impl Membership {
         let over = |state: &Arc<ClusterState>| !state.is_current(node, session);
         if state.wait_for(over).await.is_err() {
             // Raft has stopped, which ends the node by another way.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

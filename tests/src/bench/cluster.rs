@@ -390,7 +390,13 @@ async fn closed_loop(
 }
 
 fn failed(failure: Failure) -> anyhow::Error {
-    anyhow::anyhow!("a command failed: {failure:?}")
+    let Failure {
+        code,
+        reason,
+        message,
+        ..
+    } = failure;
+    anyhow::anyhow!("a command failed: {code} {reason}: {message}")
 }
 
 fn name(number: usize) -> String {
