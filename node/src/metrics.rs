@@ -170,10 +170,42 @@ fn describe() {
         Unit::Seconds,
         "Time of one transaction that stores events."
     );
+    describe_region();
     describe_histogram!(
         "perennial_stash_depth",
         Unit::Count,
         "Commands found waiting when their entity was run."
+    );
+}
+
+/// Of the shard region: what happens to commands between nodes.
+fn describe_region() {
+    describe_gauge!(
+        "perennial_region_waiting",
+        Unit::Count,
+        "Commands that wait for a home of their shard."
+    );
+    for (name, what) in [
+        ("buffered", "Commands that had to wait for a home."),
+        ("forwarded", "Commands sent to another node."),
+        ("returned", "Commands that an owner gave back."),
+        ("resent", "Commands sent again after a connection was lost."),
+        (
+            "owner_lost",
+            "Commands whose owner was lost before it answered.",
+        ),
+    ] {
+        describe_counter!(format!("perennial_region_{name}_total"), Unit::Count, what);
+    }
+    describe_histogram!(
+        "perennial_shard_homeless_seconds",
+        Unit::Seconds,
+        "How long a shard had no home, as this node saw it."
+    );
+    describe_histogram!(
+        "perennial_handoff_duration_seconds",
+        Unit::Seconds,
+        "From learning that a shard is to go to its being free."
     );
 }
 

@@ -391,7 +391,13 @@ async fn closed_loop(
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(failure: Failure) -> anyhow::Error {
-    anyhow::anyhow!("a command failed: {failure:?}")
+    let Failure {
+        code,
+        reason,
+        message,
+        ..
+    } = failure;
+    anyhow::anyhow!("a command failed: {code} {reason}: {message}")
 }
 
 fn name(number: usize) -> String {
