@@ -188,18 +188,26 @@ impl Link {
             std::mem::take(&mut queue.rejected)
         };
         events.has_room(rejected);
+        let outstanding =
+            metrics::gauge!("perennial_link_outstanding", "node" => self.peer.node.0.to_string());
+        outstanding.set(0.0);
         let write = async {
             loop {
                 // First the place: what is taken is written.
                 let Ok(place) = frames.reserve().await else {
                     return;
                 };
-                place.send(self.next_batch(events).await);
+                let batch = self.next_batch(events).await;
+                outstanding.increment(batch.len() as f64);
+                place.send(batch);
             }
         };
         let read = async {
             while let Some(batch) = back.recv().await {
                 for frame in batch {
+                    if !matches!(frame, BackFrame::Credit(_)) {
+                        outstanding.decrement(1.0);
+                    }
                     self.hear(frame, events);
                 }
             }
@@ -299,3 +307,7 @@ fn payload_len(request: &Request) -> usize {
         Request::State => 0,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod link_test;
