@@ -389,7 +389,6 @@ async fn closed_loop(
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(failure: Failure) -> anyhow::Error {
     let Failure {
         code,
