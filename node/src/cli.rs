@@ -6,6 +6,7 @@
 
 mod client;
 mod cluster;
+mod delete;
 mod events;
 mod failure;
 mod health;
@@ -20,7 +21,7 @@ mod state;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::config::Settings;
@@ -63,6 +64,8 @@ enum Command {
     Events(events::EventsArgs),
     /// List the entities of a type.
     List(list::ListArgs),
+    /// Delete an entity for good: its events, its snapshots, its replies.
+    Delete(delete::DeleteArgs),
     /// Show the cluster and where entities live.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -73,6 +76,13 @@ enum Command {
     Health(health::HealthArgs),
     /// Print a settings file with all keys and their defaults.
     Config,
+}
+
+/// All commands and flags, as [`main`] understands them: for completions and manual
+/// pages, and to check scripts and manifests that call the binary.
+#[must_use]
+pub fn definition() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the command line of this process to its end. `builder` brings the entity
@@ -108,8 +118,9 @@ async fn run(builder: NodeBuilder, arguments: Arguments) -> Result<ExitCode, Fai
         Command::State(args) => state::run(args, output).await?,
         Command::Events(args) => events::run(args, output).await?,
         Command::List(args) => list::run(args, output).await?,
+        Command::Delete(args) => delete::run(args, output).await?,
         Command::Cluster(command) => cluster::run(command, output).await?,
-        Command::Journal(command) => journal::run(command, output).await?,
+        Command::Journal(command) => journal::run(&builder, command, output).await?,
         Command::Health(args) => health::run(args, output).await?,
         Command::Config => write!(std::io::stdout().lock(), "{}", Settings::reference())?,
     }

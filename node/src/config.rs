@@ -14,6 +14,7 @@ mod persistence;
 mod sharding;
 mod value;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -190,6 +191,8 @@ impl Settings {
                 settings.set(&key, &value, Source::File(path.to_owned()))?;
             }
         }
+        // In a fixed order: some keys are two ways to say the same.
+        let environment: BTreeMap<String, String> = environment.into_iter().collect();
         for (variable, value) in environment {
             if let Some(key) = key_of_variable(&variable) {
                 settings.set(&key, &value, Source::Environment(variable))?;

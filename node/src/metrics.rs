@@ -113,7 +113,12 @@ fn describe() {
     describe_counter!(
         "perennial_stash_overflows_total",
         Unit::Count,
-        "Commands refused because too many waited for their entity."
+        "Commands refused because too many waited, by the limit that was met."
+    );
+    describe_gauge!(
+        "perennial_stashed_commands",
+        Unit::Count,
+        "Commands that wait for entities or are put aside, of which a node has stash_total at most."
     );
     describe_counter!(
         "perennial_snapshots_skipped_total",

@@ -39,6 +39,7 @@ fn wrong_arguments_end_with_2_and_say_which() {
             &["dev", "--nodes", "2", "--listen", "127.0.0.1:65530"],
             "65530",
         ),
+        (&["journal", "verify"], "--journal"),
     ] {
         let output = perennial(args);
         let text = String::from_utf8_lossy(&output.stderr);

@@ -19,10 +19,16 @@
 //! * Every command is answered exactly once (I-8): with the reply the actor gives;
 //!   with an empty payload when its handler and all its callbacks have ended
 //!   without one; with an error when the actor failed or left before that.
-//! * A command with an id that stored events is not handled again: a retry is
-//!   answered with what [`Context::persist_replying`] stored, or with an empty
-//!   payload, marked as a duplicate. The guarantee covers the first atomic write of
-//!   a command, issued by its handler: not by a later callback of a defer.
+//! * A command with an id has its effect once, if that is one atomic write with a
+//!   reply given along ([`Context::persist_replying`],
+//!   [`Context::persist_all_replying`]), however often it is retried: a retry gets the
+//!   same reply, marked as a duplicate. While the original is under way, its callbacks
+//!   and the [`Sender`]s it left included, a retry is answered with it, whatever the
+//!   command does. Afterwards it is recognised by the first atomic write of the
+//!   command, if that was stored: it is answered with the reply given along, or an
+//!   empty payload, and not handled. So what the command wrote after it is not repeated
+//!   either; but it is missing if the actor failed between the two. A command whose
+//!   first write was not stored, or that wrote nothing, is handled again.
 //! * A panic restarts the actor from its journal. The command that caused it is
 //!   answered, those that wait are kept.
 //!
@@ -80,7 +86,7 @@ use crate::command_error::CommandError;
 pub use context::{Context, StashError};
 pub(crate) use machine::{Asked, Refusal, StashRequest};
 pub use recovery::{Recovered, Recovery, SnapshotOffer};
-use sender::Origin;
+pub(crate) use sender::Origin;
 pub use sender::Sender;
 pub use signal::Signal;
 pub(crate) use signal::{StorageReport, StorageRequest};

@@ -6,10 +6,11 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::actor::{Asked, Recovery, Refusal, StorageReport};
+use crate::actor::{Asked, Origin, Recovery, Refusal, StorageReport};
 use crate::codec::CodecError;
 use crate::command::{CommandId, Metadata, ReplyTo};
 use crate::command_error::{Applied, CommandError};
@@ -38,6 +39,13 @@ pub(crate) trait Recoverable: Send {
 
     /// The state, encoded.
     fn encode_state(&self) -> Result<Payload, CommandError>;
+}
+
+impl Handled {
+    pub(crate) fn refused(error: CommandError) -> Self {
+        let then = After::default();
+        Self::Refused { error, then }
+    }
 }
 
 impl Incarnation {
@@ -75,8 +83,21 @@ impl Incarnation {
 pub(crate) trait Behavior: Recoverable {
     /// Handles a command on the present, perhaps tentative, state, which is that at
     /// number `at`. When events come of it they are applied to the state before this
-    /// returns.
-    fn handle(&mut self, command: &Payload, at: SequenceNr) -> Handled;
+    /// returns, unless nothing can be stored: then `unwritable` is what such a command is
+    /// refused with.
+    fn handle(
+        &mut self,
+        command: &Payload,
+        at: SequenceNr,
+        unwritable: Option<&CommandError>,
+    ) -> Handled;
+
+    /// Everything the state contains is stored.
+    fn committed(&mut self);
+
+    /// Nothing of what changed the state since it was last committed is stored: changes it
+    /// back. False when that cannot be done.
+    fn undo(&mut self) -> bool;
 
     /// The state is that of the journal. Returns a command the entity gives itself.
     fn recovered(&self) -> Result<Option<Payload>, CommandError>;
@@ -102,12 +123,14 @@ pub(crate) enum Handled {
     /// The command goes on as the one this comes back with; the state is as before.
     Outside(OutsideWork),
     /// The command is refused; the state is as before.
-    Refused(CommandError),
+    Refused { error: CommandError, then: After },
+    /// The command is refused for its own fault, but has changed the state.
+    Spoiled(CommandError),
     /// The entity's code failed half-way: the state is not to be trusted.
     Broken(CommandError),
 }
 
-/// What follows when everything a command led to is stored.
+/// What follows when everything a command led to, or was refused on, is stored.
 #[derive(Default)]
 pub(crate) struct After {
     pub(crate) snapshot: bool,
@@ -157,6 +180,10 @@ pub(crate) trait ActorBehavior: Recoverable {
 
     /// Handles a command. When it is put aside its place for an answer comes back.
     fn receive(&mut self, command: ActorCommand<'_>) -> Result<Option<ReplyTo>, String>;
+
+    /// The command with this id, if it was received and is not over yet: its handler,
+    /// its callbacks and the senders that were kept.
+    fn under_way(&self, command_id: &CommandId) -> Option<Arc<Origin>>;
 
     /// Hears what became of a request to the storage.
     fn signal(&mut self, report: StorageReport) -> Result<(), String>;

@@ -5,6 +5,7 @@
 //! The gRPC status of each is decided in one place, in the `node` crate.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use crate::sequence_nr::SequenceNr;
@@ -17,6 +18,47 @@ pub enum Applied {
     No,
     /// Undecided: it may have been stored.
     Unknown,
+}
+
+/// How many commands may wait, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StashLimit {
+    /// For one entity, waiting and put aside together.
+    Entity(usize),
+    /// For all entities of a node together.
+    Node(usize),
+}
+
+impl StashLimit {
+    /// The setting that says so.
+    #[must_use]
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::Entity(_) => "persistence.stash_capacity",
+            Self::Node(_) => "persistence.stash_total",
+        }
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn commands(self) -> usize {
+        let (Self::Entity(commands) | Self::Node(commands)) = self;
+        commands
+    }
+}
+
+impl fmt::Display for StashLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keeper = match self {
+            Self::Entity(_) => "the entity keeps",
+            Self::Node(_) => "the node's entities keep",
+        };
+        let (commands, setting) = (self.commands(), self.setting());
+        write!(
+            f,
+            "{keeper} {commands} commands that wait, which is the limit ({setting})"
+        )
+    }
 }
 
 /// Why a command was not answered with a reply.
@@ -88,14 +130,12 @@ pub enum CommandError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The entity's stash is full.
-    #[error(
-        "the entity has {capacity} commands waiting, which is its limit: send fewer at once, or retry later"
-    )]
-    StashFull {
-        /// `persistence.stash_capacity`.
-        capacity: usize,
-    },
+    /// Too many commands wait, for this entity or on its node.
+    #[error("{0}: send fewer at once, or retry later")]
+    StashFull(StashLimit),
+    /// The same, where `persistence.stash_overflow` says that such commands are dropped.
+    #[error("{0}, and it drops what comes then: retry later")]
+    Dropped(StashLimit),
     /// The shard's buffer is full.
     #[error(
         "{buffered} commands wait for a home of shard {shard}, which is the limit: retry later"
@@ -131,6 +171,12 @@ pub enum CommandError {
         "the journal did not say whether the events are stored: retry with the same command id ({message})"
     )]
     PersistFailed {
+        /// What the journal said.
+        message: String,
+    },
+    /// The entity is deleted in part, or not at all.
+    #[error("the entity may not be deleted completely: ask again until it is ({message})")]
+    DeletionUnfinished {
         /// What the journal said.
         message: String,
     },
@@ -195,7 +241,9 @@ impl CommandError {
     #[must_use]
     pub fn applied(&self) -> Applied {
         match self {
-            Self::PersistFailed { .. } | Self::OwnerLost => Applied::Unknown,
+            Self::PersistFailed { .. } | Self::DeletionUnfinished { .. } | Self::OwnerLost => {
+                Applied::Unknown
+            }
             Self::DeadlineExceeded { applied } | Self::Panicked { applied, .. } => *applied,
             _ => Applied::No,
         }
@@ -208,14 +256,15 @@ impl CommandError {
             Self::RecoveryFailed { retry_after, .. } | Self::BackingOff { retry_after, .. } => {
                 Some(*retry_after)
             }
-            Self::StashFull { .. }
+            Self::StashFull(_)
+            | Self::Dropped(_)
             | Self::BufferFull { .. }
             | Self::Overloaded { .. }
             | Self::WriterConflict { .. }
             | Self::PersistFailed { .. } => Some(Duration::from_millis(100)),
-            Self::JournalUnavailable { .. } | Self::ShardUnavailable { .. } => {
-                Some(Duration::from_secs(1))
-            }
+            Self::JournalUnavailable { .. }
+            | Self::ShardUnavailable { .. }
+            | Self::DeletionUnfinished { .. } => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -78,6 +78,14 @@ impl CommandIdCache {
         self.remember_hash(hash(command_id), sequence_nr);
     }
 
+    /// Forgets the ids of writes that were not stored after all: those after this
+    /// number. Nothing else is forgotten.
+    pub fn forget_after(&mut self, sequence_nr: SequenceNr) {
+        if let Some(ids) = &mut self.remembered {
+            ids.retain(|remembered| remembered.sequence_nr <= sequence_nr);
+        }
+    }
+
     /// Looks an id up.
     #[must_use]
     pub fn lookup(&self, command_id: &CommandId) -> Recall {
@@ -190,6 +198,18 @@ mod tests {
         assert_eq!(cache.lookup(&id(&text(0))), Recall::Unknown);
         assert_eq!(cache.lookup(&id(&text(1))), Recall::Known(nr(2)));
         assert_eq!(cache.lookup(&id("one more")), Recall::Known(nr(257)));
+    }
+
+    #[test]
+    fn what_was_not_stored_is_forgotten() {
+        let mut cache = CommandIdCache::new();
+        for (text, at) in [("a", 1), ("b", 2), ("c", 4)] {
+            cache.remember(&id(text), nr(at));
+        }
+        cache.forget_after(nr(2));
+        assert_eq!(cache.lookup(&id("b")), Recall::Known(nr(2)));
+        assert_eq!(cache.lookup(&id("c")), Recall::CertainlyNew);
+        assert_eq!(cache.len(), 2);
     }
 
     #[test]

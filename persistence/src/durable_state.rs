@@ -64,8 +64,8 @@ pub trait DurableState: Sized + Send + Sync + 'static {
     const ENTITY_TYPE: &'static str;
 
     /// What an entity remembers. `Default` is the state before the first change, and
-    /// after a deletion.
-    type State: Default + Send;
+    /// after a deletion. It is copied with each change: see [`EventSourced::KEEPS_COPY`].
+    type State: Default + Clone + Send;
     /// What it is asked.
     type Command;
     /// What it answers.

@@ -6,7 +6,9 @@
 //! [`Effect::then_run`] gave, in the order given; then the reply; then
 //! [`Effect::then_unstash_all`] and [`Effect::then_run_outside`]; then
 //! [`Effect::then_stop`]. None of it happens when the events are not stored, and
-//! none of it at a replay.
+//! none of it at a replay. All of it, except for a reply, also follows a rejection;
+//! nothing follows [`Effect::stash`] and [`Effect::run_outside`], whose commands are
+//! decided on later.
 //! Next: `event_sourced/behavior.rs`, which carries effects out.
 
 use futures::future::BoxFuture;
@@ -152,8 +154,9 @@ impl<E: EventSourced> Effect<E> {
     }
 
     /// Put the command aside, unanswered, until an [`Effect::then_unstash_all`]
-    /// brings it back. It keeps its deadline. When more are put aside than
-    /// `persistence.stash_capacity`, the command is answered STASH_FULL.
+    /// brings it back. It keeps its deadline. What waits and what is put aside may be
+    /// `persistence.stash_capacity` commands together; what becomes of a further one is
+    /// said by `persistence.stash_overflow`.
     ///
     /// An entity that has put commands aside stays in memory. If it has to leave
     /// all the same, or starts over after a failure of the journal, they are
@@ -199,7 +202,8 @@ impl<E: EventSourced> Effect<E> {
         self
     }
 
-    /// Take a snapshot of the state after the events, once they are stored.
+    /// Take a snapshot of the state after the events, once they are stored. Without
+    /// events it is one of the present state, if that has a past.
     pub fn then_snapshot(mut self) -> Self {
         self.then.snapshot = true;
         self
@@ -208,9 +212,6 @@ impl<E: EventSourced> Effect<E> {
     /// Once the events are stored, run this on the state after them: a side effect,
     /// at most once, never at a replay. It must not block. If it panics the sender
     /// is told so, the events stay, and the entity starts over.
-    ///
-    /// Has no effect on a rejection, nor on [`Effect::unhandled`] and
-    /// [`Effect::stash`]; that holds for everything that is chained.
     pub fn then_run(mut self, run: impl FnOnce(&E::State) + Send + 'static) -> Self {
         self.then.run.push(Box::new(run));
         self

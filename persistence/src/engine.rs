@@ -4,6 +4,7 @@
 //! one worker for good. Next: `runtime/worker.rs`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::backoff::BackoffSettings;
 use crate::circuit_breaker::CircuitBreakerSettings;
 use crate::command::{Answer, Envelope};
+use crate::command_error::CommandError;
 use crate::durable_state::routing::route;
 use crate::entity_types::EntityTypes;
 use crate::handing_back::{EngineHooks, HandBackReason, HandedBack, TakeBack};
@@ -25,15 +27,17 @@ use crate::publication::{Publication, Subscription};
 use crate::replay_filter::ReplayFilterSettings;
 use crate::retention::RetentionSettings;
 use crate::runtime::confirmations::Confirmations;
+use crate::runtime::entity_deletion::EntityDeleter;
 use crate::runtime::group_commit::GroupCommit;
 use crate::runtime::guarded_journal::{GuardedJournal, GuardedRecoveries};
 use crate::runtime::recovery_driver::RecoveryDriver;
 use crate::runtime::residency::Residency;
 use crate::runtime::snapshot_writer::SnapshotWriter;
-use crate::runtime::worker::{Worker, WorkerHandle};
+use crate::runtime::stash_budget::StashBudget;
+use crate::runtime::worker::{DeleteRequest, IdleTimeouts, Worker, WorkerHandle};
 use crate::sequence_nr::SequenceNr;
 use crate::storage::Storage;
-use crate::writer::{SessionUuid, ShardNr};
+use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 mod fence_watch;
 mod past_state;
@@ -53,9 +57,14 @@ pub struct EngineSettings {
     pub recovery_event_timeout: Duration,
     /// What is done about streams with two authors.
     pub replay_filter: ReplayFilterSettings,
-    /// Commands that may wait for one entity.
+    /// Commands that may wait for one entity, those it has put aside included. Beyond
+    /// it the next one is let in all the same if none waits to be handled: it may be the
+    /// one that brings back what was put aside.
     pub stash_capacity: usize,
-    /// What becomes of a further one.
+    /// Commands that may wait for all entities together; further ones are answered
+    /// STASH_FULL. An entity in memory for which none waits still gets its next one.
+    pub stash_total: usize,
+    /// What becomes of a command beyond `stash_capacity`.
     pub stash_overflow: StashOverflow,
     /// How long an entity stays down after it failed for a reason of its own.
     pub backoff: BackoffSettings,
@@ -65,6 +74,8 @@ pub struct EngineSettings {
     pub retention: RetentionSettings,
     /// An entity without a request for so long leaves memory.
     pub idle_timeout: Duration,
+    /// The same for entity types that differ from the others.
+    pub idle_timeouts: BTreeMap<String, Duration>,
     /// Entities of the node in memory; beyond it the least recently used leave.
     pub active_entity_limit: usize,
     /// Largest event, reply and state, in bytes.
@@ -86,11 +97,13 @@ impl Default for EngineSettings {
             recovery_event_timeout: Duration::from_secs(30),
             replay_filter: ReplayFilterSettings::default(),
             stash_capacity: 4096,
+            stash_total: 1_000_000,
             stash_overflow: StashOverflow::Reply,
             backoff: BackoffSettings::default(),
             circuit_breaker: CircuitBreakerSettings::default(),
             retention: RetentionSettings::default(),
             idle_timeout: Duration::from_secs(120),
+            idle_timeouts: BTreeMap::new(),
             active_entity_limit: 100_000,
             max_payload: 1024 * 1024,
             queue_capacity: 20_000,
@@ -107,8 +120,8 @@ pub enum StashOverflow {
     /// It is answered STASH_FULL.
     #[default]
     Reply,
-    /// It is answered STASH_FULL, and the entity fails: what waits is refused, and it
-    /// starts over when its back-off ends.
+    /// It is answered STASH_FULL, and the entity fails when what it has handled is
+    /// stored: what waits is refused, and it starts over when its back-off ends.
     Fail,
     /// It is answered OVERLOADED, with a warning in the log.
     Drop,
@@ -151,11 +164,13 @@ pub(crate) struct Shared {
     pub(crate) storage: Storage,
     journal_open: Arc<AtomicBool>,
     pub(crate) residency: Residency,
+    pub(crate) stash_budget: StashBudget,
     pub(crate) commit: GroupCommit,
     pub(crate) recoveries: RecoveryDriver,
     pub(crate) snapshots: SnapshotWriter,
     pub(crate) confirmations: Confirmations,
     take_back: TakeBack,
+    pub(crate) deleter: EntityDeleter,
     publication: Publication,
     workers: Arc<[WorkerHandle]>,
     fence: FenceWatch,
@@ -280,19 +295,26 @@ impl EntityEngine {
         );
         let recoveries = RecoveryDriver::start(&storage, &settings, &mut tasks.services);
         let snapshots = SnapshotWriter::new(&storage);
+        let timeouts = IdleTimeouts {
+            default: settings.idle_timeout,
+            by_type: settings.idle_timeouts.clone(),
+        };
         let confirmations = Confirmations::new(hooks.read_guard);
         confirmations.start(&storage.journal, session, &mut tasks.services);
+        let deleter = EntityDeleter::new(&storage, &snapshots);
         let shared = Arc::new(Shared {
             types,
             session,
             storage,
             journal_open,
-            residency: Residency::new(settings.active_entity_limit, count),
+            residency: Residency::new(settings.active_entity_limit, timeouts, count),
+            stash_budget: StashBudget::new(settings.stash_total),
             commit,
             recoveries,
             snapshots,
             confirmations,
             take_back: hooks.take_back,
+            deleter,
             publication,
             workers,
             fence: FenceWatch::default(),
@@ -384,6 +406,42 @@ impl EntityEngine {
         self.worker(shard).passivate(persistence_id.clone()).await;
     }
 
+    /// Deletes an entity for good: its events, its snapshots, and what is remembered
+    /// of its commands. Returns its highest number, which is kept: its next life
+    /// begins there, in its initial state; zero for one that never stored anything.
+    ///
+    /// In order with its commands: what it had accepted is finished before, what
+    /// arrives meanwhile is for the next life. An entity that is not in memory,
+    /// fails or backs off is deleted as well. Deleting again is the same as deleting
+    /// once. Safe to cancel: the deletion goes on.
+    ///
+    /// # Errors
+    /// [`CommandError::JournalUnavailable`] and [`CommandError::ShardUnavailable`]:
+    /// nothing is deleted. [`CommandError::DeletionUnfinished`]: ask again until it
+    /// is; the entity is as it was, or begins anew with rows of it left.
+    pub async fn delete(
+        &self,
+        shard: ShardNr,
+        epoch: Epoch,
+        persistence_id: &PersistenceId,
+    ) -> Result<SequenceNr, CommandError> {
+        let entity_type = persistence_id.entity_type();
+        if self.shared.types.get(entity_type).is_none() {
+            let entity_type = entity_type.to_owned();
+            return Err(CommandError::EntityTypeUnknown { entity_type });
+        }
+        let persistence_id = persistence_id.clone();
+        let request = |done| DeleteRequest {
+            persistence_id,
+            shard,
+            epoch,
+            done,
+        };
+        let deleted = self.worker(shard).delete(request).await;
+        let shard = shard.0;
+        deleted.unwrap_or(Err(CommandError::ShardUnavailable { shard }))
+    }
+
     /// Events of all entities of this engine, as they are stored from now on.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
@@ -394,6 +452,22 @@ impl EntityEngine {
     #[must_use]
     pub fn live_entities(&self) -> usize {
         self.shared.residency.live()
+    }
+
+    /// From now on so many entities of the node stay in memory. If there are more, the
+    /// least recently used leave, a thousand from each worker in a tenth of a second.
+    pub fn set_active_entity_limit(&self, limit: usize) {
+        self.shared.residency.set_limit(limit);
+    }
+
+    /// From now on an entity without a request for so long leaves memory, in general
+    /// and for entity types that differ. Time that has passed counts.
+    pub fn set_idle_timeouts(&self, default: Duration, by_type: BTreeMap<String, Duration>) {
+        let timeouts = IdleTimeouts { default, by_type };
+        self.shared.residency.set_timeouts(timeouts);
+        for worker in self.shared.workers() {
+            worker.idle_timeouts_changed();
+        }
     }
 
     /// Returns when the journal has refused a write because this node's session

@@ -25,7 +25,7 @@ pub trait EventSourced: Sized + Send + Sync + 'static {
     const ENTITY_TYPE: &'static str;
 
     /// What an entity remembers. `Default` is the state before the first event.
-    type State: Default + Send;
+    type State: Default + Clone + Send;
     /// What it is asked.
     type Command;
     /// What has happened; stored for good.
@@ -34,6 +34,13 @@ pub trait EventSourced: Sized + Send + Sync + 'static {
     type Reply;
     /// How all four become bytes; usually [`Json`](crate::codec::Json).
     type Codec: Codec<Self::State> + Codec<Self::Command> + Codec<Self::Event> + Codec<Self::Reply>;
+
+    /// Whether a copy of the state is kept while events are being stored. With it, an
+    /// entity whose events the journal refuses is at once again as it was before, and
+    /// answers what it can even while the journal is out of reach. Without it, it has to
+    /// read its past again first. Turn it off for states that are so large that copying
+    /// one with every write costs more than that.
+    const KEEPS_COPY: bool = true;
 
     /// Decides what a command leads to. Must not block.
     fn handle(&self, state: &Self::State, command: Self::Command) -> Effect<Self>;

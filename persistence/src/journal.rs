@@ -263,6 +263,23 @@ pub struct StreamBounds {
     pub highest: SequenceNr,
     /// Events up to this number, inclusive, are deleted.
     pub deleted_to: SequenceNr,
+    /// The entity was deleted as a whole at this number, and what it was then is
+    /// gone: it began anew after it, in its initial state. Zero if it never was.
+    /// Never above `deleted_to`. Next: [`entity_deletion`](crate::entity_deletion).
+    pub tombstone: SequenceNr,
+}
+
+impl StreamBounds {
+    /// The lowest snapshot that is not of what the entity was before it was deleted
+    /// as a whole. Lower ones, which an interrupted deletion can have left, must not
+    /// be recovered from: they would bring back what is gone.
+    #[must_use]
+    pub fn first_snapshot(&self) -> SequenceNr {
+        match self.tombstone {
+            SequenceNr::ZERO => SequenceNr::ZERO,
+            tombstone => tombstone.next(),
+        }
+    }
 }
 
 /// One line of a listing of entities.

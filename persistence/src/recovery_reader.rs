@@ -70,7 +70,8 @@ impl BeginningLimits {
 pub struct Beginning {
     /// How far the stream reaches.
     pub bounds: StreamBounds,
-    /// The snapshot with the highest number that was wanted.
+    /// The snapshot with the highest number that was wanted. It may be one from
+    /// before the entity was deleted: see [`Beginning::forget_former_life`].
     pub snapshot: Option<Snapshot>,
     /// The events after the snapshot and after what is deleted, ascending, from the
     /// first on; how many of them is up to the reader, within the limits.
@@ -78,6 +79,14 @@ pub struct Beginning {
 }
 
 impl Beginning {
+    /// Drops a snapshot of what the entity was before it was deleted as a whole:
+    /// see [`StreamBounds::first_snapshot`].
+    pub fn forget_former_life(&mut self) {
+        if self.snapshot_nr() < self.bounds.first_snapshot() {
+            self.snapshot = None;
+        }
+    }
+
     /// Up to where the snapshot replaces the events.
     #[must_use]
     pub fn snapshot_nr(&self) -> SequenceNr {

@@ -16,6 +16,9 @@ use crate::sequence_nr::SequenceNr;
 
 /// Events of one page.
 const PAGE_EVENTS_MAX: usize = 500;
+/// Events of the first page of a recovery, which is read along with where it begins:
+/// what most entities have after their snapshot.
+pub(crate) const BEGINNING_EVENTS_MAX: usize = 128;
 /// Payload bytes after which a page ends.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -26,6 +29,10 @@ pub(crate) struct Replay {
     /// Gone when the last page was taken.
     filter: Option<ReplayFilter<StoredEvent>>,
     next: SequenceNr,
+    /// Events with the number `next` that were taken already, and their bytes. A page
+    /// may end between two events of one number, where two authors wrote it, so the
+    /// next page begins with that number once more.
+    taken: (usize, usize),
     to: SequenceNr,
 }
 
@@ -52,6 +59,7 @@ impl Replay {
             persistence_id: persistence_id.clone(),
             filter: Some(ReplayFilter::new(persistence_id.clone(), settings)),
             next: contiguity.next(),
+            taken: (0, 0),
             contiguity,
             to,
         })
@@ -64,7 +72,8 @@ impl Replay {
             from: self.next,
             to: self.to,
             max_events: PAGE_EVENTS_MAX,
-            max_bytes: PAGE_BYTES_MAX,
+            // Beyond what was taken there is room for at least one event.
+            max_bytes: PAGE_BYTES_MAX + self.taken.1,
         })
     }
 
@@ -73,25 +82,26 @@ impl Replay {
         self.filter.is_none()
     }
 
-    /// Takes what was read; returns the events to fold in. An empty page is the
-    /// last one. What the filter finds wrong is added to `issues`.
+    /// Takes what was read; returns the events to fold in. A page with nothing new is
+    /// the last one. What the filter finds wrong is added to `issues`.
     pub(crate) fn take_page(
         &mut self,
-        stored: Vec<StoredEvent>,
+        mut stored: Vec<StoredEvent>,
         issues: &mut Vec<Issue>,
     ) -> Result<Vec<StoredEvent>, ReplayDamage> {
-        let mut events = Vec::with_capacity(stored.len());
+        let is_full = is_full(&stored);
+        let again = stored
+            .iter()
+            .take(self.taken.0)
+            .take_while(|event| event.sequence_nr == self.next)
+            .count();
+        stored.drain(..again);
         let last = stored.last().map(|event| event.sequence_nr);
-        for event in stored {
-            self.contiguity.check(event.sequence_nr)?;
-            if let Some(filter) = &mut self.filter {
-                filter.push(event, &mut events, issues)?;
-            }
+        if let Some(last) = last.filter(|last| *last < self.to || is_full) {
+            self.go_on_after(last, &stored);
+            return self.pass(stored, issues);
         }
-        if let Some(last) = last.filter(|last| *last < self.to) {
-            self.next = last.next();
-            return Ok(events);
-        }
+        let mut events = self.pass(stored, issues)?;
         self.next = self.to.next();
         self.contiguity.finish(self.to)?;
         if let Some(filter) = self.filter.take() {
@@ -99,4 +109,53 @@ impl Replay {
         }
         Ok(events)
     }
+
+    /// The next page begins with the number at which this one ended.
+    fn go_on_after(&mut self, last: SequenceNr, page: &[StoredEvent]) {
+        if last > self.next {
+            self.taken = (0, 0);
+        }
+        self.next = last;
+        for event in page
+            .iter()
+            .rev()
+            .take_while(|event| event.sequence_nr == last)
+        {
+            self.taken.0 += 1;
+            self.taken.1 += event.payload.bytes.len();
+        }
+        if self.taken.0 >= PAGE_EVENTS_MAX {
+            // A page could hold nothing else.
+            self.next = last.next();
+            self.taken = (0, 0);
+        }
+    }
+
+    fn pass(
+        &mut self,
+        stored: Vec<StoredEvent>,
+        issues: &mut Vec<Issue>,
+    ) -> Result<Vec<StoredEvent>, ReplayDamage> {
+        let mut events = Vec::with_capacity(stored.len());
+        for event in stored {
+            self.contiguity.check(event.sequence_nr)?;
+            if let Some(filter) = &mut self.filter {
+                filter.push(event, &mut events, issues)?;
+            }
+        }
+        Ok(events)
+    }
 }
+
+/// Whether a page may have been cut off by a limit: by one of this file's, or of the
+/// first page's, which is read by others. At worst a page is read for nothing.
+fn is_full(page: &[StoredEvent]) -> bool {
+    let bytes = page.iter().map(|event| event.payload.bytes.len());
+    [PAGE_EVENTS_MAX, BEGINNING_EVENTS_MAX].contains(&page.len())
+        || bytes.sum::<usize>() >= PAGE_BYTES_MAX
+}
+
+#[cfg(test)]
+#[path = "replay/replay_test.rs"]
+#[allow(clippy::unwrap_used)]
+mod replay_test;

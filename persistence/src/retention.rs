@@ -131,6 +131,12 @@ impl Retention {
         self.take(last, self.settings.is_due(first, last), asked)
     }
 
+    /// The entity wants a snapshot of the state as it is, without an event of its own.
+    /// There is none before the first event.
+    pub fn asked(&mut self, last: SequenceNr) -> Option<TakeSnapshot> {
+        self.take(last, false, last > SequenceNr::ZERO)
+    }
+
     /// Recovery has ended at `last`, for which so many events were replayed on
     /// top of the snapshot, if there was one. As many as would have been due by
     /// the count are worth a snapshot, or every recovery would replay them.

@@ -7,6 +7,7 @@
 pub(crate) mod cell;
 pub(crate) mod confirmations;
 pub(crate) mod contained;
+pub(crate) mod entity_deletion;
 pub(crate) mod group_commit;
 pub(crate) mod guarded_journal;
 pub(crate) mod recovery_driver;
@@ -14,4 +15,5 @@ pub(crate) mod recovery_pages;
 pub(crate) mod recovery_queue;
 pub(crate) mod residency;
 pub(crate) mod snapshot_writer;
+pub(crate) mod stash_budget;
 pub(crate) mod worker;

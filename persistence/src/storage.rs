@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::durable_state_store::DurableStateStore;
+use crate::entity_deletion::EntityDeletion;
 use crate::global_order::EventsInOrder;
 use crate::journal::Journal;
 use crate::recovery_reader::RecoveryReader;
@@ -48,6 +49,8 @@ pub struct Storage {
     pub registry: Arc<dyn Registry>,
     /// All events, in one order.
     pub order: Arc<dyn EventsInOrder>,
+    /// Deletes entities for good.
+    pub deletion: Arc<dyn EntityDeletion>,
 }
 
 /// Connections and times. The defaults are those of the settings table in the
@@ -164,6 +167,7 @@ impl Storage {
         states: Arc<dyn DurableStateStore>,
         registry: Arc<dyn Registry>,
         order: Arc<dyn EventsInOrder>,
+        deletion: Arc<dyn EntityDeletion>,
     ) -> Self {
         let recoveries = ComposedRecoveryReader::new(journal.clone(), snapshots.clone());
         Self {
@@ -173,6 +177,7 @@ impl Storage {
             recoveries: Arc::new(recoveries),
             registry,
             order,
+            deletion,
         }
     }
 
@@ -184,9 +189,9 @@ impl Storage {
     /// errors leaves anything changed.
     pub async fn open(url: &StorageUrl, options: &StorageOptions) -> Result<Self, StorageError> {
         match url {
-            StorageUrl::Memory => {
-                Ok(MemoryStorage::with_clock(options.lanes, SystemTime::now).storage())
-            }
+            StorageUrl::Memory => Ok(MemoryStorage::with_clock(options.lanes, SystemTime::now)
+                .with_command_id_horizon(options.command_id_horizon)
+                .storage()),
             StorageUrl::Sqlite(path) => sqlite::open(path, options).await,
             StorageUrl::Postgres(address) => postgres::open(address, options).await,
         }

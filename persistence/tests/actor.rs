@@ -1,5 +1,5 @@
-//! Persistent actors through the real engine, case by case, on the in-memory journal
-//! and on SQLite. Test names carry the numbers of the cases.
+//! Persistent actors through the real engine, case by case, on the in-memory journal,
+//! on SQLite and on Postgres. Test names carry the numbers of the cases.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 // Handlers and callbacks have the shape that the API gives them.

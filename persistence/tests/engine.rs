@@ -8,12 +8,20 @@ mod fixture;
 
 #[path = "engine/command_ids.rs"]
 mod command_ids;
+#[path = "engine/deletion.rs"]
+mod deletion;
 #[path = "engine/failures.rs"]
 mod failures;
 #[path = "engine/flawed_storage.rs"]
 mod flawed_storage;
+#[path = "engine/grouping.rs"]
+mod grouping;
 #[path = "engine/life.rs"]
 mod life;
+#[path = "engine/limits.rs"]
+mod limits;
+#[path = "engine/outage.rs"]
+mod outage;
 #[path = "engine/random.rs"]
 mod random;
 #[path = "engine/recoveries.rs"]

@@ -33,6 +33,7 @@ macro_rules! conformance_tests {
             perennial_persistence::recovery_reader_conformance_tests!(run);
             perennial_persistence::registry_conformance_tests!(run);
             perennial_persistence::global_order_conformance_tests!(run);
+            perennial_persistence::entity_deletion_conformance_tests!(run);
 
             fn run(case: impl AsyncFnOnce(&Storage)) {
                 super::$backend(case);
@@ -57,6 +58,7 @@ mod composed {
                 storage.states,
                 storage.registry,
                 storage.order,
+                storage.deletion,
             ))
             .await;
         });

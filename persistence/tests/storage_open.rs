@@ -215,6 +215,11 @@ async fn expect_forgotten_after_the_horizon(url: &StorageUrl) {
 }
 
 #[tokio::test]
+async fn memory_forgets_commands_after_the_horizon() {
+    expect_forgotten_after_the_horizon(&StorageUrl::Memory).await;
+}
+
+#[tokio::test]
 async fn sqlite_forgets_commands_after_the_horizon() {
     expect_forgotten_after_the_horizon(&File::new().url()).await;
 }

@@ -7,12 +7,16 @@ mod fixture;
 
 #[path = "typed/counter.rs"]
 mod counter;
+#[path = "typed/deletion.rs"]
+mod deletion;
 #[path = "typed/delivery.rs"]
 mod delivery;
 #[path = "typed/durable_state.rs"]
 mod durable_state;
 #[path = "typed/event_adapters.rs"]
 mod event_adapters;
+#[path = "typed/following.rs"]
+mod following;
 #[path = "typed/outside.rs"]
 mod outside;
 #[path = "typed/retention.rs"]

@@ -13,9 +13,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use perennial_persistence::command::{Answer, Request};
+use perennial_persistence::command_error::CommandError;
 use perennial_persistence::engine::EntityDescription;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::registry::NodeNr;
+use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -55,6 +57,8 @@ pub enum PeerRequest {
     Describe(PersistenceId),
     /// To an owner: take this entity out of memory.
     Passivate(PersistenceId),
+    /// To an owner: delete this entity for good.
+    Delete(PersistenceId),
 }
 
 /// The answer to a [`PeerRequest`].
@@ -82,6 +86,9 @@ pub enum PeerResponse {
     /// Epoch of the shard and what the entity is doing; `None` when the receiver
     /// does not own it.
     Described(Option<(Epoch, EntityDescription)>),
+    /// The number at which the entity's next life begins, or why it is not deleted;
+    /// `None` when the receiver does not own its shard.
+    Deleted(Option<Result<SequenceNr, CommandError>>),
     /// Done.
     Done,
 }

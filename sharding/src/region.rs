@@ -56,6 +56,9 @@ const DESCRIBE_MAX: Duration = Duration::from_secs(2);
 /// accepted.
 const PASSIVATE_MAX: Duration = Duration::from_secs(30);
 
+/// How long another node may take to delete an entity, however long its history.
+const DELETE_MAX: Duration = Duration::from_secs(300);
+
 /// The shard region of a node; cheap to clone.
 #[derive(Clone)]
 pub struct Region {
@@ -310,6 +313,37 @@ impl Region {
         };
         host.engine.passivate(shard, persistence_id).await;
         true
+    }
+
+    /// Deletes an entity for good, wherever it is; see [`EntityEngine::delete`].
+    ///
+    /// # Errors
+    /// Those of [`EntityEngine::delete`]; [`CommandError::ShardUnavailable`] when the shard
+    /// has no home, and [`CommandError::OwnerLost`] when the owner does not say what came
+    /// of it. Deleting can be repeated.
+    pub async fn delete(&self, persistence_id: &PersistenceId) -> Result<SequenceNr, CommandError> {
+        if let Some(deleted) = self.delete_here(persistence_id).await {
+            return deleted;
+        }
+        let Some(owner) = self.owner_of(persistence_id) else {
+            return Err(self.unavailable(persistence_id));
+        };
+        let request = PeerRequest::Delete(persistence_id.clone());
+        match self.ask_owner(owner, request, DELETE_MAX).await {
+            Some(PeerResponse::Deleted(Some(deleted))) => deleted,
+            Some(_) => Err(self.unavailable(persistence_id)),
+            None => Err(CommandError::OwnerLost),
+        }
+    }
+
+    /// As [`Region::delete`], if this node owns the entity's shard.
+    pub async fn delete_here(
+        &self,
+        persistence_id: &PersistenceId,
+    ) -> Option<Result<SequenceNr, CommandError>> {
+        let shard = self.shard_of(persistence_id);
+        let (epoch, host) = self.hosted(shard)?;
+        Some(host.engine.delete(shard, epoch, persistence_id).await)
     }
 
     fn placement(

@@ -9,6 +9,8 @@
 mod fixture;
 #[path = "region/handoff.rs"]
 mod handoff;
+#[path = "region/random.rs"]
+mod random;
 #[path = "region/routing.rs"]
 mod routing;
 #[path = "region/takeover.rs"]

@@ -113,6 +113,14 @@ class Client:
         )
         return self.cluster.DescribeEntity(request, timeout=ANSWERED_WITHIN_S)
 
+    def delete(self, entity_type, entity_id):
+        """Deletes an entity for good; returns the number that is kept."""
+        request = entity_pb2.DeleteEntityRequest(
+            entity_type=entity_type, entity_id=entity_id
+        )
+        response = self.entities.DeleteEntity(request, timeout=ANSWERED_WITHIN_S)
+        return response.sequence_nr
+
     def passivate(self, entity_type, entity_id):
         """Takes an entity out of memory."""
         request = cluster_pb2.PassivateRequest(

@@ -127,6 +127,31 @@ class Reading(ClientTest):
         self.assertEqual([event.sequence_nr for event in bounded], [1, 2, 3, 4])
 
 
+class Deleting(ClientTest):
+    def test_deleted_entity_begins_anew(self):
+        self.client.send("counter", "deleted", {"add": 7}, command_id="once")
+        self.client.send("counter", "deleted", {"add": 1})
+        for _ in range(2):
+            self.assertEqual(self.client.delete("counter", "deleted"), 2)
+        state = self.client.state("counter", "deleted")
+        self.assertEqual((json.loads(state.payload), state.sequence_nr), ({"value": 0}, 2))
+        self.assertNotIn(
+            "deleted", [line.entity_id for line in self.client.list("counter").entities]
+        )
+        again = self.client.send("counter", "deleted", {"add": 5}, command_id="once")
+        self.assertEqual((json.loads(again.payload), again.sequence_nr), ({"value": 5}, 3))
+        self.assertFalse(again.duplicate)
+        self.assertEqual([event.sequence_nr for event in self.client.stored("counter", "deleted")], [3])
+        for failure in (
+            self.failure(self.client.state, "counter", "deleted", at=1),
+            self.failure(lambda: list(self.client.stored("counter", "deleted", 2))),
+        ):
+            self.assert_failure(failure, "OUT_OF_RANGE", "HISTORY_DELETED")
+
+    def test_entity_that_never_was(self):
+        self.assertEqual(self.client.delete("counter", "never"), 0)
+
+
 class Operating(ClientTest):
     def test_passivated_entity_comes_back(self):
         self.client.send("counter", "dormant", {"add": 7})

@@ -280,6 +280,21 @@ impl NodeProcess {
         self.running.is_some()
     }
 
+    /// A metric of the node, summed over its labels; 0 when there is none.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub fn metric_sum(&self, name: &str) -> Result<f64> {
+        let (status, metrics) = http::get(self.ports.http, "/metrics")?;
+        ensure!(status == 200, "/metrics answers with status {status}");
+        let lines = metrics.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+        });
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(values.sum())
+    }
+
     /// The process id.
     ///
     /// # Panics

@@ -14,11 +14,23 @@ const TICK: Duration = Duration::from_millis(10);
 /// # Errors
 /// When there is no such process.
 pub fn resident_bytes(pid: u32) -> Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The most resident memory a process has had so far, in bytes.
+///
+/// # Errors
+/// When there is no such process.
+pub fn peak_resident_bytes(pid: u32) -> Result<u64> {
+    status_bytes(pid, "VmHWM:")
+}
+
+fn status_bytes(pid: u32, name: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kilobytes = line
         .and_then(|rest| rest.trim().strip_suffix(" kB"))
-        .context("no VmRSS in the process status")?;
+        .with_context(|| format!("no {name} in the process status"))?;
     Ok(kilobytes.trim().parse::<u64>()? * 1024)
 }
 

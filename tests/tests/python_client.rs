@@ -24,7 +24,7 @@ async fn contract() {
 async fn errors() {
     let dir = TempDir::new().unwrap();
     let journal = format!("sqlite:{}", dir.path().join("journal.sqlite").display());
-    // Deleting is not yet in the contract, so somebody else did it before.
+    // Deleting a part of a stream is up to its entity; here somebody else did it.
     let writer = ForeignWriter::open(&journal).await.unwrap();
     writer.add_ones("forgetful", 1, 5).await.unwrap();
     writer.delete("forgetful", 3).await.unwrap();

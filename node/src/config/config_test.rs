@@ -100,6 +100,57 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(settings.journal_url.unwrap().to_string(), "sqlite:b");
 }
 
+/// A secret that comes as a file, with the line end that editors leave there.
+#[test]
+fn the_journal_may_stand_in_a_file_of_its_own() {
+    let secret = file("postgres://u:hunter2@h/d\n");
+    let path = secret.path().to_str().unwrap();
+    let settings = load_file(&format!("[persistence.journal]\nurl_file = \"{path}\"")).unwrap();
+    assert!(
+        settings
+            .journal_url
+            .unwrap()
+            .to_string()
+            .starts_with("postgres://u@h")
+    );
+
+    // The stronger place counts, and in the same place the file.
+    let weaker = file("[persistence.journal]\nurl = \"sqlite:weaker\"");
+    let environment = [
+        variable("PERENNIAL_PERSISTENCE__JOURNAL__URL_FILE", path),
+        variable("PERENNIAL_PERSISTENCE__JOURNAL__URL", "sqlite:same"),
+    ];
+    let settings = Settings::load(Some(weaker.path()), environment.clone(), &[]).unwrap();
+    assert!(
+        settings
+            .journal_url
+            .unwrap()
+            .to_string()
+            .starts_with("postgres://u@h")
+    );
+    let flag = (
+        "persistence.journal.url",
+        "sqlite:b".to_owned(),
+        "--journal",
+    );
+    let settings = Settings::load(None, environment, &[flag]).unwrap();
+    assert_eq!(settings.journal_url.unwrap().to_string(), "sqlite:b");
+}
+
+#[test]
+fn a_file_without_a_journal_in_it_is_named_and_not_shown() {
+    let secret = file("carrier:hunter2");
+    for path in [secret.path(), Path::new("no/such/secret")] {
+        let path = path.to_str().unwrap();
+        let text = format!("[persistence.journal]\nurl_file = \"{path}\"");
+        let error = load_file(&text).unwrap_err();
+        assert!(matches!(error, SettingsError::BadValue { .. }), "{error}");
+        let error = error.to_string();
+        assert!(error.contains(path), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
 #[test]
 fn an_unknown_key_is_named_with_its_value_and_source() {
     let error = load_file("[persistence.snapshot]\nevry = 7")
@@ -154,6 +205,27 @@ fn a_bad_value_is_named_with_what_was_expected() {
         let error = load_file(text).unwrap_err();
         assert!(matches!(error, SettingsError::BadValue { .. }), "{error}");
         assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn what_is_kept_can_be_set() {
+    let settings =
+        load_file("[persistence]\ncommand_id_horizon = \"36h\"\npublication_capacity = 16")
+            .unwrap();
+    let horizon = settings.storage.command_id_horizon;
+    assert_eq!(horizon, Duration::from_secs(36 * 3600));
+    assert_eq!(settings.engine.publication_capacity, 16);
+    let defaults = Settings::default();
+    let horizon = defaults.storage.command_id_horizon;
+    assert_eq!(horizon, Duration::from_secs(7 * 24 * 3600));
+    assert_eq!(defaults.engine.publication_capacity, 4096);
+    for text in [
+        "[persistence]\ncommand_id_horizon = \"0s\"",
+        "[persistence]\ncommand_id_horizon = 7",
+        "[persistence]\npublication_capacity = 0",
+    ] {
+        assert!(load_file(text).is_err(), "{text}");
     }
 }
 

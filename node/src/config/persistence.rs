@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use perennial_persistence::engine::StashOverflow;
 use perennial_persistence::replay_filter::ReplayFilterMode;
 use perennial_persistence::storage::StorageUrl;
 
 use super::Key;
-use super::value::{choice, count, duration, factor};
+use super::value::{Expected, choice, count, duration, factor};
 
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -35,10 +36,39 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "persistence.stash_capacity",
         default: "4096",
-        doc: "Commands that may wait for one entity; further ones are answered STASH_FULL. Lower \
-              it to shed load of hot entities earlier.",
+        doc: "Commands that may wait for one entity, those it has put aside included. Lower it to \
+              shed load of hot entities earlier.",
         set: |settings, text| {
             settings.engine.stash_capacity = count(text, 1..=10_000_000)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "persistence.stash_total",
+        default: "1000000",
+        doc: "Commands that may wait for all entities of a node together; further ones are answered \
+              STASH_FULL, except the next one of an entity in memory for which none waits. Lower it \
+              when the node is short of memory.",
+        set: |settings, text| {
+            settings.engine.stash_total = count(text, 1..=1_000_000_000)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "persistence.stash_overflow",
+        default: "reply",
+        doc: "What becomes of a command beyond stash_capacity: \"reply\" answers STASH_FULL, \"fail\" \
+              answers it too and stops the entity, which refuses what waits and is back after its \
+              back-off, \"drop\" answers OVERLOADED and logs a warning.",
+        set: |settings, text| {
+            settings.engine.stash_overflow = choice(
+                text,
+                &[
+                    ("reply", StashOverflow::Reply),
+                    ("fail", StashOverflow::Fail),
+                    ("drop", StashOverflow::Drop),
+                ],
+            )?;
             Ok(())
         },
     },
@@ -49,6 +79,28 @@ pub(super) const KEYS: &[Key] = &[
               Raise it to ride out a longer failover of the database.",
         set: |settings, text| {
             settings.storage.append_timeout = duration(text, SHORTEST)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "persistence.command_id_horizon",
+        default: "7days",
+        doc: "How long a command that is sent again with the same id still gets its first reply after \
+              its events were deleted. Longer than any client retries; raise it for clients that are \
+              away for long, lower it to keep less.",
+        set: |settings, text| {
+            settings.storage.command_id_horizon = duration(text, SHORTEST)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "persistence.publication_capacity",
+        default: "4096",
+        doc: "Stored events a node keeps for subscribers in the same process that lag behind; one \
+              that lags further misses events, and is told so. Raise it for bursts, lower it when \
+              events are large.",
+        set: |settings, text| {
+            settings.engine.publication_capacity = count(text, 1..=1_000_000)?;
             Ok(())
         },
     },
@@ -76,6 +128,19 @@ pub(super) const KEYS: &[Key] = &[
                 "" => None,
                 text => Some(StorageUrl::parse(text).map_err(|error| error.to_string())?),
             };
+            Ok(())
+        },
+    },
+    Key {
+        name: "persistence.journal.url_file",
+        default: "",
+        doc: "A file that holds what persistence.journal.url would say, and nothing else; read at \
+              the start. For passwords that come as files, as secrets in containers do. Of the \
+              two the one given in the stronger place counts, in the same place this one.",
+        set: |settings, text| {
+            if !text.is_empty() {
+                settings.journal_url = Some(read_url(text)?);
+            }
             Ok(())
         },
     },
@@ -220,3 +285,11 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
 ];
+
+/// The URL in a file. Errors do not show it, because it may hold a password.
+fn read_url(path: &str) -> Result<StorageUrl, Expected> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("a file with the journal's URL that can be read ({error})"))?;
+    StorageUrl::parse(text.trim())
+        .map_err(|error| format!("a file with nothing but a good URL in it ({error})"))
+}

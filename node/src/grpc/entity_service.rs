@@ -1,4 +1,5 @@
-//! `EntityService`: commands, states and listings. The first stop of a command.
+//! `EntityService`: commands, states, listings, deletions. The first stop of a
+//! command.
 //!
 //! It checks and translates; what a command means is the entity's business.
 //! `SendStream` has a file of its own, `command_stream.rs`. Next: `intake.rs`.
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use perennial_persistence::command::{Reply, Request as EntityRequest};
+use perennial_persistence::command_error::{Applied, CommandError};
 use perennial_persistence::journal::Journal;
 use perennial_persistence::sequence_nr::SequenceNr;
 use tokio::sync::mpsc;
@@ -152,6 +154,35 @@ impl v1::entity_service_server::EntityService for EntityService {
             entities,
             next_page_token,
         }))
+    }
+
+    async fn delete_entity(
+        &self,
+        request: Request<v1::DeleteEntityRequest>,
+    ) -> Result<Response<v1::DeleteEntityResponse>, Status> {
+        let deadline = Deadline::of_call(request.metadata(), Instant::now());
+        let asked = request.into_inner();
+        let (_, persistence_id) = parse_entity(&self.intake, &asked.entity_type, &asked.entity_id)?;
+        let in_flight = self.intake.admission.admit().map_err(status_of)?;
+        let region = self.intake.region.clone();
+        let deleted = run_to_end(async move {
+            let deleted = region.delete(&persistence_id).await;
+            drop(in_flight);
+            deleted
+        });
+        let deleted = match deadline {
+            None => deleted.await?,
+            // It goes on without its caller.
+            Some(Deadline(at)) => match tokio::time::timeout_at(at.into(), deleted).await {
+                Ok(deleted) => deleted?,
+                Err(_) => {
+                    let applied = Applied::Unknown;
+                    Err(CommandError::DeadlineExceeded { applied })
+                }
+            },
+        };
+        let sequence_nr = deleted.map_err(status_of)?.get();
+        Ok(Response::new(v1::DeleteEntityResponse { sequence_nr }))
     }
 }
 

@@ -88,6 +88,7 @@ fn range_of(
     let StreamBounds {
         highest,
         deleted_to,
+        ..
     } = bounds;
     let to = match asked.to_sequence_nr {
         0 => SequenceNr::MAX,
@@ -234,6 +235,7 @@ mod tests {
         let bounds = StreamBounds {
             highest: SequenceNr::new(10),
             deleted_to: SequenceNr::new(3),
+            ..StreamBounds::default()
         };
         match range_of(&asked, bounds) {
             Ok((from, to)) => Ok((from.get(), to.get())),

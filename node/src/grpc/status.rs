@@ -277,7 +277,9 @@ fn judge_command(error: &CommandError) -> Verdict {
         CommandError::PayloadTooLarge { len, limit, .. } => {
             verdict.with("len", len).with("limit", limit)
         }
-        CommandError::StashFull { capacity } => verdict.with("capacity", capacity),
+        CommandError::StashFull(limit) | CommandError::Dropped(limit) => verdict
+            .with("limit", &limit.commands())
+            .with("setting", &limit.setting()),
         CommandError::BufferFull { shard, .. } | CommandError::ShardUnavailable { shard } => {
             verdict.with("shard", shard)
         }
@@ -294,6 +296,7 @@ fn judge_command(error: &CommandError) -> Verdict {
         | CommandError::PersistRejected { .. }
         | CommandError::JournalUnavailable { .. }
         | CommandError::PersistFailed { .. }
+        | CommandError::DeletionUnfinished { .. }
         | CommandError::RecoveryFailed { .. }
         | CommandError::BackingOff { .. }
         | CommandError::OwnerLost
@@ -316,12 +319,16 @@ fn command_code_and_reason(error: &CommandError) -> (Code, &str) {
         CommandError::HistoryDeleted { .. } => (Code::OutOfRange, "HISTORY_DELETED"),
         CommandError::Unhandled { .. } => (Code::Unimplemented, "COMMAND_UNHANDLED"),
         CommandError::PayloadTooLarge { .. } => (Code::OutOfRange, "PAYLOAD_TOO_LARGE"),
-        CommandError::StashFull { .. } => (Code::ResourceExhausted, "STASH_FULL"),
+        CommandError::StashFull(_) => (Code::ResourceExhausted, "STASH_FULL"),
         CommandError::BufferFull { .. } => (Code::ResourceExhausted, "BUFFER_FULL"),
-        CommandError::Overloaded { .. } => (Code::ResourceExhausted, "OVERLOADED"),
+        CommandError::Dropped(_) | CommandError::Overloaded { .. } => {
+            (Code::ResourceExhausted, "OVERLOADED")
+        }
         CommandError::PersistRejected { .. } => (Code::FailedPrecondition, "PERSIST_REJECTED"),
         CommandError::JournalUnavailable { .. } => (Code::Unavailable, "JOURNAL_UNAVAILABLE"),
-        CommandError::PersistFailed { .. } => (Code::Unavailable, "PERSIST_FAILED"),
+        CommandError::PersistFailed { .. } | CommandError::DeletionUnfinished { .. } => {
+            (Code::Unavailable, "PERSIST_FAILED")
+        }
         CommandError::WriterConflict { .. } => (Code::Aborted, "WRITER_CONFLICT"),
         CommandError::RecoveryFailed { .. } => (Code::Unavailable, "RECOVERY_FAILED"),
         CommandError::BackingOff { .. } => (Code::Unavailable, "BACKING_OFF"),

@@ -1,5 +1,6 @@
 //! The error table of the contract, row by row.
 
+use perennial_persistence::command_error::StashLimit;
 use perennial_persistence::writer::WriterUuid;
 use uuid::Uuid;
 
@@ -83,8 +84,16 @@ fn command_errors() -> Vec<(CommandError, Row)> {
             (Code::OutOfRange, "PAYLOAD_TOO_LARGE", NO, false),
         ),
         (
-            CommandError::StashFull { capacity: 1 },
+            CommandError::StashFull(StashLimit::Entity(1)),
             (Code::ResourceExhausted, "STASH_FULL", NO, true),
+        ),
+        (
+            CommandError::StashFull(StashLimit::Node(1)),
+            (Code::ResourceExhausted, "STASH_FULL", NO, true),
+        ),
+        (
+            CommandError::Dropped(StashLimit::Entity(1)),
+            (Code::ResourceExhausted, "OVERLOADED", NO, true),
         ),
         (
             CommandError::BufferFull {
@@ -107,6 +116,10 @@ fn command_errors() -> Vec<(CommandError, Row)> {
         ),
         (
             CommandError::PersistFailed { message: message() },
+            (Code::Unavailable, "PERSIST_FAILED", UNKNOWN, true),
+        ),
+        (
+            CommandError::DeletionUnfinished { message: message() },
             (Code::Unavailable, "PERSIST_FAILED", UNKNOWN, true),
         ),
         (
@@ -170,7 +183,7 @@ fn command_errors() -> Vec<(CommandError, Row)> {
 
 /// `command_code_and_reason` matches without a wildcard, so a new variant is
 /// noticed there; this keeps the list above as long as the enum.
-const VARIANTS: usize = 21;
+const VARIANTS: usize = 23;
 
 #[test]
 fn every_command_error_has_its_row() {
@@ -295,7 +308,7 @@ fn values_that_disagree_are_readable_by_programs() {
 #[test]
 fn the_message_form_is_the_same() {
     use tonic_types::RpcStatusExt;
-    let status = status_of(CommandError::StashFull { capacity: 7 });
+    let status = status_of(CommandError::StashFull(StashLimit::Entity(7)));
     let message = message_of(&status);
     assert_eq!(message.code, i32::from(status.code()));
     assert_eq!(message.message, status.message());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 use perennial_persistence::entity_types::{EntityTypes, RegistrationError};
 use perennial_persistence::event_sourced::EventSourced;
+use perennial_persistence::payload::CodecId;
 use perennial_persistence::registry::NodeAddresses;
 use perennial_persistence::storage::{Storage, StorageUrl, migrate};
 use perennial_sharding::cluster_state::{Member, MemberStatus};
@@ -100,6 +101,13 @@ impl NodeBuilder {
     /// The names of the types added so far.
     pub fn entity_types(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.types.names()
+    }
+
+    /// What this program can read: the built-in codecs, and those of the types added.
+    pub(crate) fn known_codecs(&self) -> Vec<CodecId> {
+        let types = self.types.names();
+        let own = types.filter_map(|name| self.types.command_codec(name));
+        own.chain([CodecId::JSON, CodecId::PROTOBUF]).collect()
     }
 
     /// Limits, times, and where the journal is.

@@ -38,6 +38,7 @@ impl PeerHandler for Peers {
                 // Who asked looks again where it is.
                 false => PeerResponse::Described(None),
             },
+            PeerRequest::Delete(id) => PeerResponse::Deleted(self.region.delete_here(&id).await),
             request => self.leader.handle(&header, request).await,
         })
     }

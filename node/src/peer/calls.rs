@@ -12,10 +12,11 @@ use perennial_sharding::peer::{PeerRequest, PeerResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Malformed;
+use super::{Malformed, command_error};
 use crate::proto::peer as wire;
 use wire::call_request::Request;
 use wire::call_response::Response;
+use wire::deleted::Outcome;
 use wire::described::Entity;
 use wire::live_entities::OfNode;
 
@@ -28,6 +29,7 @@ pub(super) fn request_to_wire(request: PeerRequest) -> Result<Request, Malformed
         PeerRequest::LiveEntities => Request::LiveEntities(wire::Nothing {}),
         PeerRequest::Describe(id) => Request::Describe(id.as_str().to_owned()),
         PeerRequest::Passivate(id) => Request::Passivate(id.as_str().to_owned()),
+        PeerRequest::Delete(id) => Request::Delete(id.as_str().to_owned()),
     })
 }
 
@@ -40,6 +42,7 @@ pub(super) fn request_of_wire(request: Option<Request>) -> Result<PeerRequest, M
         Request::LiveEntities(wire::Nothing {}) => PeerRequest::LiveEntities,
         Request::Describe(text) => PeerRequest::Describe(persistence_id(&text)?),
         Request::Passivate(text) => PeerRequest::Passivate(persistence_id(&text)?),
+        Request::Delete(text) => PeerRequest::Delete(persistence_id(&text)?),
     })
 }
 
@@ -64,6 +67,12 @@ pub(super) fn response_to_wire(response: PeerResponse) -> Response {
         PeerResponse::Described(described) => Response::Described(wire::Described {
             entity: described.map(entity_to_wire),
         }),
+        PeerResponse::Deleted(deleted) => Response::Deleted(wire::Deleted {
+            outcome: deleted.map(|deleted| match deleted {
+                Ok(nr) => Outcome::SequenceNr(nr.get()),
+                Err(error) => Outcome::Error(command_error::to_wire(error)),
+            }),
+        }),
         PeerResponse::Done => Response::Done(nothing),
     }
 }
@@ -84,6 +93,11 @@ pub(super) fn response_of_wire(response: Option<Response>) -> Result<PeerRespons
         Response::Described(wire::Described { entity }) => {
             PeerResponse::Described(entity.map(entity_of_wire).transpose()?)
         }
+        Response::Deleted(wire::Deleted { outcome }) => PeerResponse::Deleted(match outcome {
+            None => None,
+            Some(Outcome::SequenceNr(nr)) => Some(Ok(SequenceNr::new(nr))),
+            Some(Outcome::Error(error)) => Some(Err(command_error::of_wire(error)?)),
+        }),
         Response::Done(wire::Nothing {}) => PeerResponse::Done,
     })
 }

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use perennial_persistence::command_error::{Applied, CommandError};
+use perennial_persistence::command_error::{Applied, CommandError, StashLimit};
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::writer::WriterUuid;
 
 use super::{Malformed, usize_of_wire, uuid_of_wire, uuid_to_wire};
 use crate::proto::peer as wire;
+use wire::command_error::stash_limit::Limit;
 use wire::command_error::{
     BufferFull, Failing, Kind, Panicked, PayloadInvalid, PayloadTooLarge, Rejected,
     SequenceNrBeyondStream, SequenceNrMismatch, WriterConflict,
@@ -55,7 +56,8 @@ pub(super) fn to_wire(error: CommandError) -> wire::CommandError {
                 limit: limit as u64,
             })
         }
-        CommandError::StashFull { capacity } => Kind::StashFull(capacity as u64),
+        CommandError::StashFull(limit) => Kind::StashFull(stash_limit_to_wire(limit)),
+        CommandError::Dropped(limit) => Kind::Dropped(stash_limit_to_wire(limit)),
         CommandError::BufferFull { shard, buffered } => Kind::BufferFull(BufferFull {
             shard,
             buffered: buffered as u64,
@@ -64,6 +66,7 @@ pub(super) fn to_wire(error: CommandError) -> wire::CommandError {
         CommandError::PersistRejected { message } => Kind::PersistRejected(cut(message)),
         CommandError::JournalUnavailable { message } => Kind::JournalUnavailable(cut(message)),
         CommandError::PersistFailed { message } => Kind::PersistFailed(cut(message)),
+        CommandError::DeletionUnfinished { message } => Kind::DeletionUnfinished(cut(message)),
         CommandError::WriterConflict {
             sequence_nr,
             ours,
@@ -128,9 +131,8 @@ pub(super) fn of_wire(error: wire::CommandError) -> Result<CommandError, Malform
                 limit: usize_of_wire("limit", limit)?,
             }
         }
-        Kind::StashFull(capacity) => CommandError::StashFull {
-            capacity: usize_of_wire("capacity", capacity)?,
-        },
+        Kind::StashFull(limit) => CommandError::StashFull(stash_limit_of_wire(limit)?),
+        Kind::Dropped(limit) => CommandError::Dropped(stash_limit_of_wire(limit)?),
         Kind::BufferFull(BufferFull { shard, buffered }) => CommandError::BufferFull {
             shard,
             buffered: usize_of_wire("buffered", buffered)?,
@@ -141,6 +143,7 @@ pub(super) fn of_wire(error: wire::CommandError) -> Result<CommandError, Malform
         Kind::PersistRejected(message) => CommandError::PersistRejected { message },
         Kind::JournalUnavailable(message) => CommandError::JournalUnavailable { message },
         Kind::PersistFailed(message) => CommandError::PersistFailed { message },
+        Kind::DeletionUnfinished(message) => CommandError::DeletionUnfinished { message },
         Kind::WriterConflict(conflict) => CommandError::WriterConflict {
             sequence_nr: SequenceNr::new(conflict.sequence_nr),
             ours: WriterUuid(uuid_of_wire("ours", &conflict.ours)?),
@@ -171,6 +174,21 @@ fn failing(message: String, retry_after: Duration) -> Failing {
         message: cut(message),
         retry_after_us: super::frames::micros(retry_after),
     }
+}
+
+fn stash_limit_to_wire(limit: StashLimit) -> wire::command_error::StashLimit {
+    let limit = match limit {
+        StashLimit::Entity(limit) => Limit::Entity(limit as u64),
+        StashLimit::Node(limit) => Limit::Node(limit as u64),
+    };
+    wire::command_error::StashLimit { limit: Some(limit) }
+}
+
+fn stash_limit_of_wire(limit: wire::command_error::StashLimit) -> Result<StashLimit, Malformed> {
+    Ok(match limit.limit.ok_or(Malformed::missing("limit"))? {
+        Limit::Entity(limit) => StashLimit::Entity(usize_of_wire("limit", limit)?),
+        Limit::Node(limit) => StashLimit::Node(usize_of_wire("limit", limit)?),
+    })
 }
 
 fn applied_to_wire(applied: Applied) -> i32 {

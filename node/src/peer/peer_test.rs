@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use perennial_persistence::command::Request;
+use perennial_persistence::command_error::CommandError;
 use perennial_persistence::engine::{EntityDescription, EntityState};
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
@@ -178,6 +179,7 @@ async fn every_call_arrives_and_every_answer_comes_back() {
         PeerRequest::LiveEntities,
         PeerRequest::Describe(persistence_id()),
         PeerRequest::Passivate(persistence_id()),
+        PeerRequest::Delete(persistence_id()),
     ];
     let states = [
         EntityState::Passive,
@@ -206,6 +208,9 @@ async fn every_call_arrives_and_every_answer_comes_back() {
         PeerResponse::SessionOver,
         PeerResponse::LiveEntities(vec![(NodeNr(1), 2), (NodeNr(3), 4)]),
         PeerResponse::Described(None),
+        PeerResponse::Deleted(None),
+        PeerResponse::Deleted(Some(Ok(SequenceNr::new(6)))),
+        PeerResponse::Deleted(Some(Err(CommandError::OwnerLost))),
         PeerResponse::Done,
     ];
     let answers = answers.into_iter().chain(described);

@@ -4,7 +4,6 @@
 -- Ids are COLLATE "C": they compare by bytes, so listings are in byte order, the
 -- index needs no collation library, and an upgrade of that library cannot break it.
 
---
 -- Measured with Postgres 15 and 1,000,000 events of 50,000 streams, written in turns
 -- in transactions of 128, ids of 24 bytes, payloads of 21: 234 bytes on disk per
 -- event, of which the rows take 149, events_pkey 78 and events_global_order 7. With
@@ -63,7 +62,12 @@ CREATE INDEX events_global_order ON perennial.events (tx) WITH (fillfactor = 100
 CREATE TABLE perennial.streams (
     persistence_id  text COLLATE "C" PRIMARY KEY,
     highest         bigint NOT NULL,
-    deleted_to      bigint NOT NULL
+    deleted_to      bigint NOT NULL,
+    -- The entity was deleted as a whole: at which number, and when. What it was up
+    -- to that number must not come back, even if rows of it are still there because
+    -- the deletion was interrupted.
+    tombstone       bigint,
+    tombstone_at    timestamptz
 -- Updated by every further deletion. Room on the page keeps that out of the index.
 ) WITH (fillfactor = 90);
 

@@ -41,7 +41,12 @@ CREATE UNIQUE INDEX events_command_id ON events (persistence_id, command_id)
 CREATE TABLE streams (
     persistence_id  TEXT PRIMARY KEY,
     highest         INTEGER NOT NULL,
-    deleted_to      INTEGER NOT NULL
+    deleted_to      INTEGER NOT NULL,
+    -- The entity was deleted as a whole: at which number, and when. What it was up
+    -- to that number must not come back, even if rows of it are still there because
+    -- the deletion was interrupted.
+    tombstone       INTEGER,
+    tombstone_at    INTEGER
 ) WITHOUT ROWID;
 
 -- Command ids outlive their deleted events, until the horizon.

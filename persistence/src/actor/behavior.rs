@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::behavior::{ActorBehavior, ActorCommand, ActorStatus, Recoverable, guard, panicked};
 use crate::codec::{self, Codec, CodecError};
-use crate::command::{Reply, ReplyTo};
+use crate::command::{CommandId, Reply, ReplyTo};
 use crate::command_error::CommandError;
 use crate::journal::{AtomicWrite, StoredEvent};
 use crate::payload::Payload;
@@ -288,6 +288,10 @@ impl<A: PersistentActor> ActorBehavior for ActorIncarnation<A> {
         }
         let stashed = self.machine.asked.stash.contains(&StashRequest::Stash);
         Ok(stashed.then(|| origin.take().unwrap_or(ReplyTo::Nobody)))
+    }
+
+    fn under_way(&self, command_id: &CommandId) -> Option<Arc<Origin>> {
+        self.machine.ledger.find(command_id)
     }
 
     fn signal(&mut self, report: StorageReport) -> Result<(), String> {

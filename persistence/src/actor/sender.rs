@@ -5,11 +5,13 @@
 //! When the last of them is gone without one, the origin answers by itself: with an
 //! empty payload, or, if the incarnation has met its end, with the error that says
 //! what may have become of the command. So every command is answered exactly once
-//! (I-8), whatever an actor does or forgets.
+//! (I-8), whatever an actor does or forgets. A retry that comes while its original is
+//! under way is not handled: it is answered with it.
 
+use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use crate::codec;
 use crate::command::{Answer, CommandId, Metadata, Reply, ReplyTo};
@@ -34,6 +36,8 @@ pub(crate) struct Ledger {
     max_payload: usize,
     /// Gives answers that nothing was stored for.
     confirmed: OnceLock<Confirmed>,
+    /// Commands with an id that are under way.
+    under_way: Mutex<HashMap<CommandId, Weak<Origin>>>,
 }
 
 impl Ledger {
@@ -44,11 +48,27 @@ impl Ledger {
             reply_codec,
             max_payload,
             confirmed: OnceLock::new(),
+            under_way: Mutex::default(),
         }
     }
 
     pub(crate) fn guard_answers(&self, confirmed: Confirmed) {
         let _ = self.confirmed.set(confirmed);
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<CommandId, Weak<Origin>>> {
+        // Held for one call of the map, which leaves it whole.
+        let under_way = self.under_way.lock();
+        under_way.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The command with this id, if it is under way: a retry of it attaches to it.
+    pub(crate) fn find(&self, command_id: &CommandId) -> Option<Arc<Origin>> {
+        let found = self.under_way().get(command_id).cloned();
+        // Not before the map is free again: dropping the last one changes it.
+        let origin = found?.upgrade()?;
+        let is_put_aside = matches!(*origin.place(), Place::Taken);
+        (!is_put_aside).then_some(origin)
     }
 
     pub(crate) fn applied(&self) -> SequenceNr {
@@ -103,10 +123,21 @@ pub(crate) enum Effect {
     Stored,
 }
 
+/// Who waits for an answer.
+#[derive(Debug)]
+enum Place {
+    /// The sender, and retries of the command.
+    Waiting(ReplyTo, Vec<ReplyTo>),
+    /// Nobody any more. What they were told, if retries may come.
+    Answered(Option<Answer>),
+    /// The command is to be handled again.
+    Taken,
+}
+
 /// A command under way.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    reply_to: Mutex<Option<ReplyTo>>,
+    place: Mutex<Place>,
     pub(crate) command_id: Option<CommandId>,
     pub(crate) metadata: Metadata,
     /// Its id went along with a write.
@@ -122,14 +153,43 @@ impl Origin {
         metadata: Metadata,
         ledger: &Arc<Ledger>,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            reply_to: Mutex::new(Some(reply_to)),
+        let origin = Arc::new(Self {
+            place: Mutex::new(Place::Waiting(reply_to, Vec::new())),
             command_id,
             metadata,
             recorded: AtomicBool::new(false),
             effect: AtomicU8::new(Effect::None as u8),
             ledger: Arc::clone(ledger),
-        })
+        });
+        if let Some(command_id) = &origin.command_id {
+            let weak = Arc::downgrade(&origin);
+            ledger.under_way().insert(command_id.clone(), weak);
+        }
+        origin
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        // Held for an assignment, which leaves it whole.
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Retries that wait for the same answer.
+    pub(crate) fn attached(&self) -> usize {
+        match &*self.place() {
+            Place::Waiting(_, retries) => retries.len(),
+            Place::Answered(_) | Place::Taken => 0,
+        }
+    }
+
+    /// The retry gets the answer of its original, when there is one.
+    pub(crate) fn attach(&self, retry: ReplyTo) {
+        let answer = match &mut *self.place() {
+            Place::Waiting(_, retries) => return retries.push(retry),
+            Place::Answered(answer) => answer.clone(),
+            Place::Taken => None,
+        };
+        let empty = || Ok(self.ledger.reply(self.ledger.empty_payload()));
+        self.give(retry, as_duplicate(answer.unwrap_or_else(empty)));
     }
 
     pub(crate) fn raise(&self, effect: Effect) {
@@ -148,23 +208,42 @@ impl Origin {
 
     /// Takes away the right to answer; the command is to be handled again.
     pub(crate) fn take(&self) -> Option<ReplyTo> {
-        // Held for a take, which leaves it whole.
-        let mut reply_to = self.reply_to.lock().unwrap_or_else(PoisonError::into_inner);
-        reply_to.take()
+        let mut place = self.place();
+        match std::mem::replace(&mut *place, Place::Taken) {
+            // Retries come after its turn, and it can be put aside only in that.
+            Place::Waiting(reply_to, _) => Some(reply_to),
+            other => {
+                *place = other;
+                None
+            }
+        }
     }
 
     pub(crate) fn is_answered(&self) -> bool {
-        let reply_to = self.reply_to.lock().unwrap_or_else(PoisonError::into_inner);
-        reply_to.is_none()
+        !matches!(*self.place(), Place::Waiting(..))
     }
 
-    pub(crate) fn answer(&self, answer: Answer) {
-        let Some(reply_to) = self.take() else {
-            return;
-        };
+    /// Gives an answer, if it may be given when nothing was stored for it.
+    fn give(&self, reply_to: ReplyTo, answer: Answer) {
         match self.ledger.confirmed.get() {
             Some(confirmed) if self.had_no_effect() => confirmed.answer(reply_to, answer),
             _ => reply_to.answer(answer),
+        }
+    }
+
+    pub(crate) fn answer(&self, answer: Answer) {
+        let mut place = self.place();
+        if !matches!(*place, Place::Waiting(..)) {
+            return;
+        }
+        let kept = self.command_id.is_some().then(|| answer.clone());
+        let before = std::mem::replace(&mut *place, Place::Answered(kept));
+        drop(place);
+        if let Place::Waiting(reply_to, retries) = before {
+            for retry in retries {
+                self.give(retry, as_duplicate(answer.clone()));
+            }
+            self.give(reply_to, answer);
         }
     }
 
@@ -192,8 +271,23 @@ impl Origin {
     }
 }
 
+fn as_duplicate(answer: Answer) -> Answer {
+    answer.map(|reply| Reply {
+        duplicate: true,
+        ..reply
+    })
+}
+
 impl Drop for Origin {
     fn drop(&mut self) {
+        if let Some(command_id) = &self.command_id {
+            let mut under_way = self.ledger.under_way();
+            let registered = under_way.get(command_id).map(Weak::as_ptr);
+            // A command that was put aside may be under way again.
+            if registered.is_some_and(|at| std::ptr::eq(at, self)) {
+                under_way.remove(command_id);
+            }
+        }
         if self.is_answered() {
             return;
         }

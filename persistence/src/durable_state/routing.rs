@@ -27,6 +27,8 @@ use crate::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
 use crate::storage::Storage;
 use crate::writer::{Epoch, SessionUuid, ShardNr};
 
+mod deleting;
+
 struct Routing {
     storage: Storage,
     /// Whose streams are durable states.
@@ -43,6 +45,7 @@ pub(crate) fn route(storage: Storage, types: BTreeSet<&'static str>) -> Storage 
     Storage {
         journal: routing.clone(),
         snapshots: routing.clone(),
+        deletion: routing.clone(),
         recoveries: routing,
         ..rest
     }
@@ -108,6 +111,8 @@ fn bounds(state: Option<&StoredState>) -> StreamBounds {
     StreamBounds {
         highest: revision,
         deleted_to: revision,
+        // A state that was deleted is its own tombstone.
+        ..StreamBounds::default()
     }
 }
 

@@ -32,7 +32,14 @@ pub(super) async fn state_at(shared: &Shared, id: &PersistenceId, nr: SequenceNr
     }
     let mut incarnation = factory.incarnate(id, shared.settings.max_payload)?;
     let mut criteria = SnapshotCriteria::up_to(nr);
-    let mut reached = SequenceNr::ZERO;
+    // What the entity was before it was deleted is gone; at that number it began
+    // anew, in its initial state.
+    criteria.min_sequence_nr = bounds.first_snapshot();
+    let mut reached = if nr >= bounds.tombstone {
+        bounds.tombstone
+    } else {
+        SequenceNr::ZERO
+    };
     while let Some(snapshot) = shared
         .storage
         .snapshots
@@ -44,7 +51,7 @@ pub(super) async fn state_at(shared: &Shared, id: &PersistenceId, nr: SequenceNr
             reached = snapshot.sequence_nr;
             break;
         }
-        criteria = SnapshotCriteria::up_to(snapshot.sequence_nr.previous());
+        criteria.max_sequence_nr = snapshot.sequence_nr.previous();
     }
     if reached < bounds.deleted_to {
         return Err(CommandError::HistoryDeleted {

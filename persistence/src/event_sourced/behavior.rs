@@ -66,6 +66,8 @@ impl<E: EventSourced> Definition<E> {
 pub(crate) struct EventSourcedBehavior<E: EventSourced> {
     definition: Arc<Definition<E>>,
     state: E::State,
+    /// The state as it was last committed, while it is changed. Boxed: it is rare.
+    committed: Option<Box<E::State>>,
     /// Largest event, reply and state in bytes.
     max_payload: usize,
 }
@@ -78,6 +80,7 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         Ok(Self {
             definition,
             state: guard(E::State::default).map_err(panicked)?,
+            committed: None,
             max_payload,
         })
     }
@@ -146,15 +149,25 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
         reply: Option<ReplyWith<E>>,
         then: Then<E>,
         at: SequenceNr,
+        unwritable: Option<&CommandError>,
     ) -> Handled {
         let events = events.into_vec();
+        if let Some(unwritable) = unwritable
+            && !events.is_empty()
+        {
+            return Handled::refused(unwritable.clone());
+        }
         let encode = || events.iter().map(|event| self.encode_event(event));
         let encoded = match guard(|| encode().collect::<Result<Vec<_>, _>>()) {
             Ok(Ok(encoded)) => encoded,
-            Ok(Err(error)) => return Handled::Refused(error),
+            Ok(Err(error)) => return Handled::refused(error),
             Err(message) => return Handled::Broken(panicked(message)),
         };
+        let is_first_change = self.committed.is_none();
         let applied = guard(|| {
+            if E::KEEPS_COPY && is_first_change && !events.is_empty() {
+                self.committed = Some(Box::new(self.state.clone()));
+            }
             for event in events {
                 self.definition.entity.apply(&mut self.state, event);
             }
@@ -175,7 +188,14 @@ impl<E: EventSourced> EventSourcedBehavior<E> {
                 reply,
                 then,
             },
-            Err(error) if encoded.is_empty() => Handled::Refused(error),
+            Err(error) if encoded.is_empty() => Handled::refused(error),
+            Err(error @ CommandError::PayloadTooLarge { .. }) => {
+                if is_first_change && self.undo() {
+                    Handled::refused(error)
+                } else {
+                    Handled::Spoiled(error)
+                }
+            }
             Err(error) => Handled::Broken(error),
         }
     }
@@ -208,9 +228,14 @@ impl<E: EventSourced> Recoverable for EventSourcedBehavior<E> {
 }
 
 impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
-    fn handle(&mut self, command: &Payload, at: SequenceNr) -> Handled {
+    fn handle(
+        &mut self,
+        command: &Payload,
+        at: SequenceNr,
+        unwritable: Option<&CommandError>,
+    ) -> Handled {
         let invalid = |error: CodecError| {
-            Handled::Refused(CommandError::PayloadInvalid {
+            Handled::refused(CommandError::PayloadInvalid {
                 entity_type: E::ENTITY_TYPE.to_owned(),
                 message: error.message,
             })
@@ -229,15 +254,39 @@ impl<E: EventSourced> Behavior for EventSourcedBehavior<E> {
             Err(message) => return Handled::Broken(panicked(message)),
         };
         match effect.decision {
-            Decision::Proceed { events, reply } => self.accept(events, reply, effect.then, at),
-            Decision::Reject { reason, message } => {
-                Handled::Refused(CommandError::Rejected { reason, message })
+            Decision::Proceed { events, reply } => {
+                self.accept(events, reply, effect.then, at, unwritable)
             }
-            Decision::Unhandled => Handled::Refused(CommandError::Unhandled {
-                entity_type: E::ENTITY_TYPE.to_owned(),
-            }),
+            Decision::Reject { reason, message } => Handled::Refused {
+                error: CommandError::Rejected { reason, message },
+                then: effect.then.erase(),
+            },
+            Decision::Unhandled => Handled::Refused {
+                error: CommandError::Unhandled {
+                    entity_type: E::ENTITY_TYPE.to_owned(),
+                },
+                then: effect.then.erase(),
+            },
             Decision::Stash => Handled::Stashed,
-            Decision::RunOutside(outside) => Handled::Outside(outside.erase()),
+            Decision::RunOutside(outside) => match unwritable {
+                // What it comes back with could not be stored.
+                Some(unwritable) => Handled::refused(unwritable.clone()),
+                None => Handled::Outside(outside.erase()),
+            },
+        }
+    }
+
+    fn committed(&mut self) {
+        self.committed = None;
+    }
+
+    fn undo(&mut self) -> bool {
+        match self.committed.take() {
+            Some(committed) => {
+                self.state = *committed;
+                true
+            }
+            None => false,
         }
     }
 

@@ -19,7 +19,9 @@ mod reading;
 mod writing;
 
 pub use commands::*;
-pub(crate) use fixture::{Stream, assert_stored, commanded, new_session, payload, write};
+pub(crate) use fixture::{
+    Stream, assert_stored, command_id, commanded, new_session, payload, write,
+};
 pub use reading::*;
 pub use writing::*;
 

@@ -358,6 +358,8 @@ impl Journal for MemoryJournal {
     ) -> Result<(), JournalError> {
         self.apply_late();
         self.storage.faults().pass(Operation::DeleteEvents).await?;
+        let now = self.storage.now();
+        let horizon = self.storage.command_id_horizon();
         let mut tables = self.storage.tables();
         if !tables.may_write(right) {
             let session = right.session;
@@ -376,11 +378,9 @@ impl Journal for MemoryJournal {
         if to > highest && to != SequenceNr::MAX {
             return Err(JournalError::DeleteBeyondStream { asked: to, highest });
         }
-        stream.events.retain(|event| event.sequence_nr > to);
         stream.bounds.deleted_to = stream.bounds.deleted_to.max(to.min(highest));
-        tables
-            .order
-            .retain(|_, event| event.persistence_id != *persistence_id || event.sequence_nr > to);
+        let commands = tables.delete_events(persistence_id, to);
+        tables.outlive_events(persistence_id, commands, now, horizon);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! Connections: `storage/postgres/connections.rs`.
 
 mod append;
+mod columns;
 mod fencing;
 mod outcome;
 mod statement;
@@ -57,7 +58,8 @@ const READ_EVENTS: &str = "\
 const BOUNDS: &str = "\
     SELECT coalesce((SELECT max(sequence_nr) FROM perennial.events WHERE persistence_id = $1), \
                     (SELECT highest FROM perennial.streams WHERE persistence_id = $1), 0), \
-           coalesce((SELECT deleted_to FROM perennial.streams WHERE persistence_id = $1), 0)";
+           coalesce((SELECT deleted_to FROM perennial.streams WHERE persistence_id = $1), 0), \
+           coalesce((SELECT tombstone FROM perennial.streams WHERE persistence_id = $1), 0)";
 
 const FIND_COMMANDS: &str = "\
     SELECT command_id, sequence_nr + write_len - 1, reply_codec, reply_manifest, reply FROM perennial.events \
@@ -285,12 +287,13 @@ impl Journal for PostgresJournal {
             let arguments = arguments![persistence_id.as_str()];
             let rows = connections.read(doing, BOUNDS, arguments).await?;
             let row = rows.first().ok_or(sqlx::Error::RowNotFound);
-            let (highest, deleted_to) = row
-                .and_then(<(i64, i64)>::from_row)
+            let (highest, deleted_to, tombstone) = row
+                .and_then(<(i64, i64, i64)>::from_row)
                 .map_err(|error| unavailable(doing, error))?;
             Ok(StreamBounds {
                 highest: SequenceNr::from_i64(highest),
                 deleted_to: SequenceNr::from_i64(deleted_to),
+                tombstone: SequenceNr::from_i64(tombstone),
             })
         })
         .await

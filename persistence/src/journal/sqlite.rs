@@ -97,14 +97,15 @@ async fn find_command(
     )
 }
 
-async fn read_bounds(
+pub(crate) async fn read_bounds(
     connection: &mut SqliteConnection,
     persistence_id: &PersistenceId,
 ) -> Result<StreamBounds, sqlx::Error> {
-    let (highest, deleted_to): (i64, i64) = sqlx::query_as(
+    let (highest, deleted_to, tombstone): (i64, i64, i64) = sqlx::query_as(
         "SELECT coalesce((SELECT max(sequence_nr) FROM events WHERE persistence_id = ?1), \
                          (SELECT highest FROM streams WHERE persistence_id = ?1), 0), \
-                coalesce((SELECT deleted_to FROM streams WHERE persistence_id = ?1), 0)",
+                coalesce((SELECT deleted_to FROM streams WHERE persistence_id = ?1), 0), \
+                coalesce((SELECT tombstone FROM streams WHERE persistence_id = ?1), 0)",
     )
     .bind(persistence_id.as_str())
     .fetch_one(connection)
@@ -112,6 +113,7 @@ async fn read_bounds(
     Ok(StreamBounds {
         highest: SequenceNr::from_i64(highest),
         deleted_to: SequenceNr::from_i64(deleted_to),
+        tombstone: SequenceNr::from_i64(tombstone),
     })
 }
 

@@ -94,6 +94,7 @@ fn numbers(beginning: &Beginning) -> ((u64, u64), u64, Vec<u64>) {
     let StreamBounds {
         highest,
         deleted_to,
+        ..
     } = beginning.bounds;
     let events = beginning.events.iter();
     (

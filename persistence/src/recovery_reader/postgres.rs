@@ -47,7 +47,7 @@ const READ_BEGINNINGS: &str = "\
                 THEN page.sequence_nrs[cardinality(page.sequence_nrs)] \
                 ELSE coalesce((SELECT max(sequence_nr) FROM perennial.events WHERE persistence_id = w.id), \
                               stream.highest, 0) END, \
-           page.* \
+           coalesce(stream.tombstone, 0), page.* \
     FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (id, snapshot_max, place) \
     LEFT JOIN LATERAL ( \
         SELECT sequence_nr, codec, manifest, CASE WHEN octet_length(payload) <= $4 THEN payload END AS payload, \
@@ -56,7 +56,7 @@ const READ_BEGINNINGS: &str = "\
         ORDER BY sequence_nr DESC LIMIT 1 \
     ) snapshot ON true \
     LEFT JOIN LATERAL ( \
-        SELECT highest, deleted_to FROM perennial.streams WHERE persistence_id = w.id LIMIT 1 \
+        SELECT highest, deleted_to, tombstone FROM perennial.streams WHERE persistence_id = w.id LIMIT 1 \
     ) stream ON true \
     CROSS JOIN LATERAL ( \
         SELECT array_agg(sequence_nr) AS sequence_nrs, array_agg(writer_uuid), array_agg(codec), \
@@ -72,7 +72,7 @@ const READ_BEGINNINGS: &str = "\
     ) page";
 
 /// Where the columns of the page begin in a row.
-const PAGE_COLUMNS: usize = 8;
+const PAGE_COLUMNS: usize = 9;
 
 /// A reader in Postgres.
 pub(crate) struct PostgresRecoveryReader {
@@ -137,6 +137,7 @@ fn decode(wanted: &Wanted, row: &PgRow) -> Answer {
         Ok(StreamBounds {
             deleted_to: SequenceNr::from_i64(row.try_get(6)?),
             highest: SequenceNr::from_i64(row.try_get(7)?),
+            tombstone: SequenceNr::from_i64(row.try_get(8)?),
         })
     };
     Ok(Some(Beginning {

@@ -38,7 +38,8 @@ const READ_SNAPSHOTS: &str = "\
     SELECT place, snapshot_nr, codec, manifest, CASE WHEN length(payload) <= ?2 THEN payload END, created_at, \
            coalesce((SELECT deleted_to FROM streams WHERE persistence_id = id), 0), \
            coalesce((SELECT max(sequence_nr) FROM events WHERE persistence_id = id), \
-                    (SELECT highest FROM streams WHERE persistence_id = id), 0) \
+                    (SELECT highest FROM streams WHERE persistence_id = id), 0), \
+           coalesce((SELECT tombstone FROM streams WHERE persistence_id = id), 0) \
     FROM wanted LEFT JOIN snapshots ON persistence_id = id AND sequence_nr = snapshot_nr";
 
 /// `?1`: a JSON array of [place, id, first number, last number]. `?2`: the largest
@@ -184,6 +185,7 @@ fn decode_snapshot(row: &SqliteRow) -> Result<Option<Beginning>, sqlx::Error> {
         bounds: StreamBounds {
             deleted_to: SequenceNr::from_i64(row.try_get(6)?),
             highest: SequenceNr::from_i64(row.try_get(7)?),
+            tombstone: SequenceNr::from_i64(row.try_get(8)?),
         },
         snapshot,
         events: Vec::new(),

@@ -146,6 +146,7 @@ mod tests {
         let bounds = StreamBounds {
             highest: nr(highest),
             deleted_to: nr(deleted_to),
+            ..StreamBounds::default()
         };
         let mut check = Contiguity::new(stream(), nr(snapshot), bounds)?;
         for &number in numbers {
@@ -229,6 +230,7 @@ mod tests {
             let bounds = StreamBounds {
                 highest: nr(9),
                 deleted_to: nr(deleted_to),
+                ..StreamBounds::default()
             };
             let check = Contiguity::new(stream(), nr(snapshot), bounds).unwrap();
             assert_eq!(check.next(), nr(expected));

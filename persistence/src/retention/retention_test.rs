@@ -25,7 +25,7 @@ fn with_events(every: u32, keep: u32) -> RetentionSettings {
 }
 
 #[test]
-fn upper_bounds_of_deletions() {
+fn case_5_7_upper_bounds_of_deletions() {
     let bounds = [
         (1, 0),
         (3, 0),
@@ -89,7 +89,7 @@ impl Counter {
 }
 
 #[test]
-fn trace_every_3_keep_2() {
+fn case_5_7_trace_every_3_keep_2() {
     let mut counter = Counter::new(settings(3, 2), &[]);
     assert_eq!(counter.up_to(10), "s3 s6 s9 d3");
     assert_eq!(counter.up_to(13), "s12 d6");
@@ -98,7 +98,7 @@ fn trace_every_3_keep_2() {
 }
 
 #[test]
-fn trace_every_3_keep_2_with_events() {
+fn case_5_7_trace_every_3_keep_2_with_events() {
     let mut counter = Counter::new(with_events(3, 2), &[]);
     assert_eq!(counter.up_to(10), "s3 s6 s9 e3 d2");
     assert_eq!(counter.up_to(13), "s12 e6 d5");
@@ -107,7 +107,7 @@ fn trace_every_3_keep_2_with_events() {
 }
 
 #[test]
-fn trace_asked_at_3_and_13_every_5_keep_1() {
+fn case_5_7_trace_asked_at_3_and_13_every_5_keep_1() {
     let mut counter = Counter::new(settings(5, 1), &[3, 13]);
     assert_eq!(counter.up_to(3), "s3");
     assert_eq!(counter.up_to(10), "s5 s10 d5");
@@ -116,7 +116,7 @@ fn trace_asked_at_3_and_13_every_5_keep_1() {
 }
 
 #[test]
-fn trace_asked_at_3_and_13_every_2_keep_3_with_events() {
+fn case_5_7_trace_asked_at_3_and_13_every_2_keep_3_with_events() {
     let mut counter = Counter::new(with_events(2, 3), &[3, 13]);
     assert_eq!(counter.up_to(3), "s2 s3");
     assert_eq!(counter.up_to(4), "s4");
@@ -130,7 +130,7 @@ fn trace_asked_at_3_and_13_every_2_keep_3_with_events() {
 }
 
 #[test]
-fn asking_alone_deletes_nothing() {
+fn case_5_7_asking_alone_deletes_nothing() {
     let mut counter = Counter::new(settings(0, 1), &[3, 6, 7]);
     assert_eq!(counter.up_to(1_000), "s3 s6 s7");
 }
@@ -142,7 +142,7 @@ fn a_snapshot_asked_for_where_one_is_due_starts_deletions() {
 }
 
 #[test]
-fn every_single_event_works() {
+fn case_5_7_every_single_event_works() {
     let mut counter = Counter::new(settings(1, 1), &[]);
     assert_eq!(counter.up_to(4), "s1 s2 d1 s3 d2 s4 d3");
     let mut counter = Counter::new(with_events(1, 1), &[]);
@@ -151,7 +151,7 @@ fn every_single_event_works() {
 }
 
 #[test]
-fn a_write_over_the_boundary_is_snapshot_at_its_last_event() {
+fn case_5_7_a_write_over_the_boundary_is_snapshot_at_its_last_event() {
     let taken = |first, last| {
         let mut retention = Retention::new(settings(3, 2));
         let snapshot = retention.after_write(nr(first), nr(last), false);
@@ -176,7 +176,7 @@ fn a_write_over_the_boundary_is_snapshot_at_its_last_event() {
 }
 
 #[test]
-fn recovery_of_as_many_events_as_are_due_ends_with_a_snapshot() {
+fn case_5_7_recovery_of_as_many_events_as_are_due_ends_with_a_snapshot() {
     let taken = |every, replayed, last| {
         let mut retention = Retention::new(settings(every, 2));
         let snapshot = retention.after_recovery(replayed, nr(last));
@@ -216,7 +216,7 @@ fn one_snapshot_is_saved_at_a_time() {
 }
 
 #[test]
-fn a_second_chain_is_skipped_while_one_runs() {
+fn case_5_7_a_second_chain_is_skipped_while_one_runs() {
     let mut retention = Retention::new(with_events(3, 1));
     assert!(retention.after_write(nr(6), nr(6), false).is_some());
     assert_eq!(

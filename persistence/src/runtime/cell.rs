@@ -21,6 +21,7 @@
 //! `cell/aside.rs` for commands kept for later. Next: `worker.rs`, which owns cells.
 
 mod aside;
+mod deleting;
 mod handing_back;
 mod leaving;
 mod recovering;
@@ -41,7 +42,7 @@ use crate::behavior::{
     ActorBehavior, AfterEffects, Behavior, Incarnation, OutsideFuture, OutsideWork,
 };
 use crate::command::{Answer, CommandId, Envelope, ReplyTo, Request};
-use crate::command_error::CommandError;
+use crate::command_error::{CommandError, StashLimit};
 use crate::command_id_cache::CommandIdCache;
 use crate::engine::{EngineSettings, EntityDescription, EntityState};
 use crate::entity_types::EntityFactory;
@@ -56,7 +57,7 @@ use crate::sequence_nr::SequenceNr;
 use crate::writer::{Epoch, ShardNr, WriterUuid};
 
 use aside::Aside;
-pub(crate) use aside::OutsideTicket;
+pub(crate) use aside::{OutsideTicket, count_overflow};
 pub(crate) use recovering::{PageVerdict, RecoveryPage};
 
 /// One entity in memory.
@@ -115,6 +116,8 @@ struct Work {
     /// Set when the state is not to be trusted any more; the entity stops when
     /// what was handled before is settled.
     broken: Option<String>,
+    /// Set when more came than there was room for and that makes the entity fail.
+    overflowed: Option<String>,
     /// Told, by being dropped, when the entity has left memory.
     leave_waiters: Vec<oneshot::Sender<()>>,
     /// Its shard leaves this node: it only finishes what is out.
@@ -267,15 +270,28 @@ impl Cell {
         })
     }
 
-    /// Takes a request in. It is handled by [`Cell::run`], or answered here with
-    /// STASH_FULL. Returns whether the cell wants to run.
-    pub(crate) fn accept(&mut self, envelope: Envelope, settings: &EngineSettings) -> bool {
-        let work = self.work();
-        if work.stash.len() >= settings.stash_capacity {
-            self.overflow(envelope.reply_to, settings);
-            return self.stage == Stage::Ready;
+    /// Takes a request in. It is handled by [`Cell::run`], or answered here when there
+    /// is no room for it. Returns whether the cell wants to run.
+    pub(crate) fn accept(
+        &mut self,
+        envelope: Envelope,
+        settings: &EngineSettings,
+        is_node_full: bool,
+    ) -> bool {
+        // It may be the one that brings back what was put aside.
+        let is_next = self.queued() == 0 && self.stage != Stage::Recovering;
+        if !is_next {
+            let limit = if self.kept() >= settings.stash_capacity {
+                Some(StashLimit::Entity(settings.stash_capacity))
+            } else {
+                is_node_full.then_some(StashLimit::Node(settings.stash_total))
+            };
+            if let Some(limit) = limit {
+                self.overflow(envelope.reply_to, limit, settings);
+                return self.stage == Stage::Ready;
+            }
         }
-        work.stash.push_back(Queued {
+        self.work().stash.push_back(Queued {
             arrival: envelope.arrival,
             request: envelope.request,
             deadline: envelope.deadline,
@@ -329,6 +345,11 @@ impl Cell {
         self.stage == Stage::Recovering
     }
 
+    /// Commands that wait, in whatever way.
+    pub(crate) fn kept(&self) -> usize {
+        self.queued() + self.aside().map_or(0, Aside::len)
+    }
+
     /// Commands waiting to be handled.
     pub(crate) fn queued(&self) -> usize {
         let queued = |work: &Work| work.returned.len() + work.stash.len();
@@ -343,7 +364,7 @@ impl Cell {
                 _ => EntityState::Live,
             },
             sequence_nr: self.stored_nr,
-            queued: self.queued() + self.aside().map_or(0, Aside::len),
+            queued: self.kept(),
             waiting_for: match self.stage {
                 Stage::Recovering => "a recovery permit, or its snapshot and events",
                 Stage::Ready => self.aside().map_or("", Aside::waiting_for),

@@ -1,7 +1,7 @@
 //! A journal behind a circuit breaker.
 //!
 //! While the breaker is open nothing is sent to the journal: calls fail at once
-//! as unavailable, and cells refuse commands before they handle them, so that
+//! as unavailable, and cells refuse what they could not store, so that
 //! entities stay in memory and do not all recover when the journal is back. One
 //! probe at a time finds out whether it is. Conflicts, fences and refused rows
 //! are answers and never open it. It decides nothing about what is stored.
@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::circuit_breaker::{Admittance, CircuitBreaker, CircuitBreakerSettings, CircuitState};
 use crate::command::CommandId;
+use crate::command_error::CommandError;
 use crate::journal::{
     Append, AppendError, Appended, EntityListing, EventRange, Journal, JournalError, StoredCommand,
     StoredEvent, StreamBounds, WriteRight,
@@ -32,7 +33,14 @@ use super::contained::contained;
 const PROBED_TYPE: &str = "-";
 
 /// What callers are told while the breaker is open.
-pub(crate) const OPEN_MESSAGE: &str = "it failed several times in a row and is only probed for now";
+const OPEN_MESSAGE: &str = "it failed several times in a row and is only probed for now";
+
+/// What commands are refused with while the breaker is open.
+pub(crate) fn journal_out_of_reach() -> CommandError {
+    CommandError::JournalUnavailable {
+        message: OPEN_MESSAGE.to_owned(),
+    }
+}
 
 /// A journal behind a circuit breaker.
 pub(crate) struct GuardedJournal {

@@ -83,9 +83,10 @@ impl PageSource {
         let mut criteria = recovery.plan.snapshots();
         let mut refused = false;
         loop {
-            let beginning = self.read_beginning(id, criteria).await?;
+            let mut beginning = self.read_beginning(id, criteria).await?;
+            beginning.forget_former_life();
             let (nr, bounds) = (beginning.snapshot_nr(), beginning.bounds);
-            if refused && nr < bounds.deleted_to {
+            if refused && nr.max(bounds.tombstone) < bounds.deleted_to {
                 return Err(damaged(format_args!(
                     "{id}: no snapshot is understood that stands for the deleted events up to {}: restore the \
                      code that reads it",
@@ -176,7 +177,10 @@ impl PageSource {
             };
             let mut issues = Vec::new();
             let events = replay.take_page(stored, &mut issues);
-            report(id, &issues);
+            count(id, &issues);
+            if events.is_ok() {
+                warn(&issues);
+            }
             let page = RecoveryPage {
                 snapshot: snapshot.take(),
                 events: events.map_err(damaged)?,
@@ -244,12 +248,18 @@ fn damaged(what: impl std::fmt::Display) -> RecoveryFault {
     RecoveryFault::Damaged(what.to_string())
 }
 
-/// One log record for each thing found wrong with a stream, and a count.
-fn report(id: &PersistenceId, issues: &[Issue]) {
-    for issue in issues {
+fn count(id: &PersistenceId, issues: &[Issue]) {
+    if !issues.is_empty() {
         let entity_type = id.entity_type().to_owned();
         metrics::counter!("perennial_replay_filter_issues_total", "entity_type" => entity_type)
-            .increment(1);
-        tracing::warn!(entity = %id, "{issue}");
+            .increment(issues.len() as u64);
+    }
+}
+
+/// One log record for each thing found wrong with a stream. What fails a recovery is
+/// not among them: that is logged as the error which it is.
+fn warn(issues: &[Issue]) {
+    for issue in issues {
+        tracing::warn!(entity = %issue.persistence_id, "{issue}");
     }
 }

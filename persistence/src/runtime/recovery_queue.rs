@@ -17,15 +17,15 @@ use tokio::time::timeout;
 
 use crate::journal::JournalError;
 use crate::recovery_reader::{Beginning, BeginningLimits, RecoveryReader, Wanted};
+use crate::replay::BEGINNING_EVENTS_MAX;
 
 use super::contained::contained;
 
 /// Entities of one call.
 const ENTITIES_MAX: usize = 64;
-/// Events of one entity: what most have after their snapshot. Whoever has more
-/// reads on by itself.
+/// Whoever has more events reads on by itself.
 const LIMITS: BeginningLimits = BeginningLimits {
-    events_each: 128,
+    events_each: BEGINNING_EVENTS_MAX,
     bytes: 32 * 1024 * 1024,
 };
 
@@ -104,6 +104,8 @@ async fn run_reader(queue: RecoveryQueue, reader: Arc<dyn RecoveryReader>, limit
         queue.take_batch(&mut wanted, &mut answers);
         if wanted.is_empty() {
             queue.0.arrived.notified().await;
+            // Those who are about to ask do so first.
+            tokio::task::yield_now().await;
             continue;
         }
         batch_size.record(wanted.len() as f64);

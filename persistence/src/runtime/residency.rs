@@ -8,12 +8,16 @@
 //! those is bounded by the commands in flight.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::idle_order::Tick;
 
+use super::worker::IdleTimeouts;
+
 /// What the workers of a node share about who is in memory.
 pub(crate) struct Residency {
-    limit: usize,
+    limit: AtomicUsize,
+    timeouts: Mutex<Arc<IdleTimeouts>>,
     live: AtomicUsize,
     /// For each worker the tick of its oldest idle entity.
     oldest: Box<[AtomicU64]>,
@@ -23,12 +27,35 @@ pub(crate) struct Residency {
 const NO_IDLE: u64 = u64::MAX;
 
 impl Residency {
-    pub(crate) fn new(limit: usize, workers: usize) -> Self {
+    pub(crate) fn new(limit: usize, timeouts: IdleTimeouts, workers: usize) -> Self {
         Self {
-            limit,
+            limit: AtomicUsize::new(limit),
+            timeouts: Mutex::new(Arc::new(timeouts)),
             live: AtomicUsize::new(0),
             oldest: (0..workers).map(|_| AtomicU64::new(NO_IDLE)).collect(),
         }
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// After which time entities count as idle.
+    pub(crate) fn timeouts(&self) -> Arc<IdleTimeouts> {
+        Arc::clone(&self.lock())
+    }
+
+    pub(crate) fn set_timeouts(&self, timeouts: IdleTimeouts) {
+        *self.lock() = Arc::new(timeouts);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<IdleTimeouts>> {
+        // Held for an assignment.
+        self.timeouts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn live(&self) -> usize {
@@ -39,7 +66,7 @@ impl Residency {
     /// oldest idle entity in exchange, if the node is over its limit.
     pub(crate) fn entered(&self) -> Option<usize> {
         let live = self.live.fetch_add(1, Ordering::Relaxed) + 1;
-        if live <= self.limit {
+        if live <= self.limit() {
             return None;
         }
         let candidates = self.oldest.iter().enumerate();
@@ -56,7 +83,7 @@ impl Residency {
 
     /// Whether the node is still over its limit.
     pub(crate) fn is_over(&self) -> bool {
-        self.live() > self.limit
+        self.live() > self.limit()
     }
 
     pub(crate) fn publish_oldest(&self, worker: usize, oldest: Option<Tick>) {

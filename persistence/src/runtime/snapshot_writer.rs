@@ -6,6 +6,8 @@
 //! save and delete is decided in `retention.rs`, or by a persistent actor itself,
 //! which is told what came of it.
 
+mod under_way;
+
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,6 +23,7 @@ use crate::storage::Storage;
 
 use super::contained::contained;
 use super::worker::{Address, WorkerHandle};
+use under_way::UnderWay;
 
 /// Snapshots and deletions waiting or under way; beyond it they are skipped.
 const WAITING_MAX: usize = 1_000;
@@ -34,6 +37,7 @@ pub(crate) struct SnapshotWriter {
     journal: Arc<dyn Journal>,
     waiting: Arc<Semaphore>,
     running: Arc<Semaphore>,
+    under_way: UnderWay,
 }
 
 /// Whose snapshots, and by what right they are written.
@@ -49,6 +53,7 @@ impl SnapshotWriter {
             journal: Arc::clone(&storage.journal),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             running: Arc::new(Semaphore::new(RUNNING_MAX)),
+            under_way: UnderWay::default(),
         }
     }
 
@@ -66,6 +71,7 @@ impl SnapshotWriter {
             return;
         };
         let (this, worker) = (self.clone(), worker.clone());
+        let write = self.under_way.begin(&owner.persistence_id);
         tokio::spawn(async move {
             let _turn = this.running.acquire().await;
             let id = &owner.persistence_id;
@@ -73,7 +79,7 @@ impl SnapshotWriter {
             if let Err(error) = &saved {
                 tracing::warn!(entity = %id, %sequence_nr, %error, "a snapshot was not saved; recovery will replay more events");
             }
-            drop(place);
+            drop((write, place));
             worker.snapshot_settled(from, sequence_nr, saved.is_ok());
         });
     }
@@ -91,15 +97,22 @@ impl SnapshotWriter {
             return;
         };
         let (this, worker) = (self.clone(), worker.clone());
+        let write = self.under_way.begin(&owner.persistence_id);
         tokio::spawn(async move {
             let _turn = this.running.acquire().await;
             let deleted = contained(this.perform(&owner, deletion)).await;
             if let Err(error) = &deleted {
                 tracing::warn!(entity = %owner.persistence_id, ?deletion, %error, "nothing was deleted; the next snapshot's deletion covers it");
             }
-            drop(place);
+            drop((write, place));
             worker.deletion_settled(from, deleted.is_ok());
         });
+    }
+
+    /// Returns when nothing of this entity is being saved or deleted. It has left
+    /// memory, so nothing further is going to be.
+    pub(crate) async fn settled(&self, persistence_id: &PersistenceId) {
+        self.under_way.settled(persistence_id).await;
     }
 
     /// Returns when nothing is waiting or under way.
@@ -124,10 +137,11 @@ impl SnapshotWriter {
             return;
         };
         let (this, worker) = (self.clone(), worker.clone());
+        let write = self.under_way.begin(&owner.persistence_id);
         tokio::spawn(async move {
             let turn = this.running.acquire().await;
             let done = contained(this.perform_request(&owner, &request)).await;
-            drop((turn, place));
+            drop((turn, write, place));
             worker.storage_report(from, request.done(done));
         });
     }
@@ -142,7 +156,12 @@ impl SnapshotWriter {
             persistence_id: id,
         } = owner;
         match request {
-            StorageRequest::LoadSnapshot(criteria) => return self.store.load(id, *criteria).await,
+            StorageRequest::LoadSnapshot(criteria) => {
+                let mut criteria = *criteria;
+                let first = self.journal.bounds(id).await?.first_snapshot();
+                criteria.min_sequence_nr = criteria.min_sequence_nr.max(first);
+                return self.store.load(id, criteria).await;
+            }
             StorageRequest::SaveSnapshot(nr, payload) => {
                 self.store.save(*right, id, *nr, payload).await?;
             }

@@ -3,8 +3,11 @@
 //! Requests come in through a bounded queue, answers to what cells asked for
 //! through a second one that is bounded by the cells themselves (each waits for
 //! at most one). A worker performs what cells decide and decides nothing about
-//! their contents. Messages: `worker/mailbox.rs`. Next: `cell.rs`.
+//! their contents. Messages: `worker/mailbox.rs`; entities that are to be deleted:
+//! `worker/deleting.rs`. Next: `cell.rs`.
 
+mod deleting;
+mod idleness;
 mod mailbox;
 mod shards;
 
@@ -24,20 +27,26 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::codec::CodecError;
 use crate::command::Envelope;
-use crate::command_error::CommandError;
+use crate::command_error::{CommandError, StashLimit};
 use crate::engine::{EntityDescription, EntityState, Shared};
 use crate::handing_back::HandBackReason;
-use crate::idle_order::{IdleOrder, Tick};
+use crate::idle_order::Tick;
 use crate::journal::WriteRight;
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::WriterUuid;
 
-use super::cell::{Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict};
+use super::cell::{
+    Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict, count_overflow,
+};
 use super::contained::look_up;
 use super::recovery_pages::RecoveryFault;
 use super::snapshot_writer::SnapshotOwner;
 
+pub(crate) use deleting::DeleteRequest;
+use deleting::Deletions;
+pub(crate) use idleness::IdleTimeouts;
+use idleness::Idleness;
 pub(crate) use mailbox::{Address, Outcome, WorkerHandle, WorkerQueues};
 use mailbox::{WorkerEvent, WorkerRequest};
 use shards::ClosingShards;
@@ -48,6 +57,8 @@ const INTAKE_MAX: usize = 512;
 /// Entities whose failures are remembered; beyond it a further one restarts
 /// without a back-off.
 const FAILURES_MAX: usize = 10_000;
+/// Entities that leave in one tick because the limit was lowered.
+const TRIMMED_AT_ONCE: usize = 1_000;
 /// Length of a tick of the idle order.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -55,6 +66,8 @@ struct Resident {
     cell: Cell,
     /// It is in the ready queue.
     ready: bool,
+    /// Its commands that wait, as counted in the node's budget.
+    kept: usize,
 }
 
 struct Failed {
@@ -69,7 +82,8 @@ pub(crate) struct Worker {
     cells: Slab<Resident>,
     by_id: HashMap<PersistenceId, usize>,
     failures: HashMap<PersistenceId, Failed>,
-    idle: IdleOrder,
+    deletions: Deletions,
+    idle: Idleness,
     ready: VecDeque<usize>,
     random: StdRng,
     incarnations: u64,
@@ -89,13 +103,15 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(number: usize, shared: Arc<Shared>, random: StdRng) -> Self {
+        let idle = Idleness::new(&shared.residency.timeouts());
         Self {
             number,
             shared,
             cells: Slab::new(),
             by_id: HashMap::new(),
             failures: HashMap::new(),
-            idle: IdleOrder::new(),
+            deletions: Deletions::default(),
+            idle,
             ready: VecDeque::new(),
             random,
             incarnations: 0,
@@ -163,7 +179,7 @@ impl Worker {
             }
             let oldest = self.idle.oldest().map(|(_, tick)| tick);
             self.shared.residency.publish_oldest(self.number, oldest);
-            if self.stopping && self.cells.is_empty() {
+            if self.stopping && self.cells.is_empty() && self.deletions.is_empty() {
                 // What was being handed in when the queue was closed.
                 while let Some(request) = queues.requests.recv().await {
                     self.on_request(request);
@@ -187,6 +203,7 @@ impl Worker {
                 }
             }
             WorkerRequest::StopShards(shards, limit) => self.close_shards(shards, limit),
+            WorkerRequest::Delete(request) => self.delete(request),
         }
     }
 
@@ -234,6 +251,7 @@ impl Worker {
                     self.make_ready(to.slot);
                 }
             }
+            WorkerEvent::EntityDeleted(id, deleted) => self.deleted(&id, &deleted),
             WorkerEvent::OutsideReturned(slot, ticket, result) => {
                 let resident = self.cells.get(slot);
                 if resident.is_some_and(|resident| resident.cell.waits_for(ticket)) {
@@ -244,6 +262,11 @@ impl Worker {
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
                 }
+            }
+            WorkerEvent::IdleTimeoutsChanged => {
+                let cells = &self.cells;
+                let type_of = |slot: u32| cells[slot as usize].cell.persistence_id.entity_type();
+                self.idle.change(&self.shared.residency.timeouts(), type_of);
             }
             WorkerEvent::Stop => {
                 self.stopping = true;
@@ -258,6 +281,9 @@ impl Worker {
     }
 
     fn deliver(&mut self, envelope: Envelope) {
+        let Some(envelope) = self.hold(envelope) else {
+            return;
+        };
         if let Some(&slot) = self.by_id.get(&envelope.persistence_id) {
             if envelope.epoch > self.cells[slot].cell.epoch {
                 self.closing.left(envelope.shard, slot);
@@ -265,8 +291,11 @@ impl Worker {
                     self.make_ready(slot);
                 }
             }
-            let resident = &mut self.cells[slot];
-            if resident.cell.accept(envelope, &self.shared.settings) {
+            let is_node_full = self.shared.stash_budget.is_used_up();
+            let cell = &mut self.cells[slot].cell;
+            let is_ready = cell.accept(envelope, &self.shared.settings, is_node_full);
+            self.recount(slot);
+            if is_ready {
                 self.make_ready(slot);
             }
             return;
@@ -281,6 +310,13 @@ impl Worker {
 
     /// Starts an entity for its first request.
     fn start(&mut self, envelope: Envelope) {
+        if self.shared.stash_budget.is_used_up() {
+            let limit = StashLimit::Node(self.shared.settings.stash_total);
+            count_overflow(limit);
+            let error = CommandError::StashFull(limit);
+            envelope.reply_to.answer(Err(error));
+            return;
+        }
         let now = Instant::now();
         if let Some(failed) = self.failures.get_mut(&envelope.persistence_id) {
             if let Some(retry_after) = failed.backoff.remaining(now.into_std()) {
@@ -325,9 +361,14 @@ impl Worker {
                 return;
             }
         };
-        cell.accept(envelope, &shared.settings);
-        let slot = self.cells.insert(Resident { cell, ready: false });
+        cell.accept(envelope, &shared.settings, false);
+        let slot = self.cells.insert(Resident {
+            cell,
+            ready: false,
+            kept: 0,
+        });
         self.by_id.insert(id, slot);
+        self.recount(slot);
         if let Some(worker) = shared.residency.entered() {
             shared.workers()[worker].passivate_oldest();
         }
@@ -341,6 +382,13 @@ impl Worker {
             self.ready.push_back(slot);
         }
         self.idle.remove(slot as u32);
+    }
+
+    /// Brings the node's budget up to date with what a cell keeps now.
+    fn recount(&mut self, slot: usize) {
+        let Resident { cell, kept, .. } = &mut self.cells[slot];
+        let before = std::mem::replace(kept, cell.kept());
+        self.shared.stash_budget.recount(before, *kept);
     }
 
     fn addressed(&mut self, to: Address) -> Option<&mut Cell> {
@@ -397,20 +445,27 @@ impl Worker {
         if recovered && let Some(failed) = self.failures.get_mut(&cell.persistence_id) {
             failed.backoff.recovered(now.into_std());
         }
+        self.recount(slot);
         self.perform(slot);
         match next {
             Next::Wait => {}
             Next::Again => self.make_ready(slot),
             Next::Idle if self.stopping => self.leave(slot, "stopped"),
             Next::Idle | Next::Parked if self.has_finished(slot) => self.leave_closed(slot),
+            Next::Parked if self.stopping => self.leave_parked(slot),
+            Next::Idle | Next::Parked if self.is_to_be_deleted(slot) => {
+                self.leave_for_deletion(slot);
+            }
             Next::Idle => {
-                self.idle.touch(slot as u32, self.now_tick(now));
+                let tick = self.now_tick(now);
+                let cell = &self.cells[slot].cell;
+                let entity_type = cell.persistence_id.entity_type();
+                self.idle.touch(slot as u32, entity_type, tick);
                 // There was no victim when it came; now there is.
                 if self.shared.residency.is_over() {
                     self.passivate_oldest();
                 }
             }
-            Next::Parked if self.stopping => self.leave_parked(slot),
             Next::Parked => {
                 self.parked.insert(slot);
             }
@@ -519,9 +574,13 @@ impl Worker {
         self.parked.remove(&slot);
         let resident = self.cells.remove(slot);
         self.closing.left(resident.cell.shard, slot);
+        self.shared.stash_budget.recount(resident.kept, 0);
         self.by_id.remove(&resident.cell.persistence_id);
         self.shared.residency.left();
         metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
+        if self.deletions.is_asked(&resident.cell.persistence_id) {
+            self.delete_rows(resident.cell.persistence_id);
+        }
     }
 
     fn fail(&mut self, slot: usize, failure: Failure, message: String) {
@@ -548,11 +607,20 @@ impl Worker {
                 retry_after,
             },
         };
-        if self.is_closed(slot) {
+        let is_closed = self.is_closed(slot);
+        let cell = &mut self.cells[slot].cell;
+        if !is_closed {
+            cell.refuse_all(&error);
+        }
+        if failure == Failure::Journal {
+            let (id, to) = (&cell.persistence_id, cell.may_have_stored_to());
+            self.deletions
+                .note_undecided(id, to, Instant::now().into_std());
+        }
+        if is_closed {
             self.leave_closed(slot);
             return;
         }
-        self.cells[slot].cell.refuse_all(&error);
         self.leave(slot, "failed");
     }
 
@@ -581,6 +649,9 @@ impl Worker {
         if let Some(&slot) = self.by_id.get(id) {
             return self.cells[slot].cell.describe();
         }
+        if let Some(deleting) = self.deletions.describe(id) {
+            return deleting;
+        }
         let now = Instant::now().into_std();
         let down = self
             .failures
@@ -603,6 +674,8 @@ impl Worker {
     fn tick(&mut self) {
         let now = Instant::now();
         while self.outside.try_join_next().is_some() {}
+        let kept = self.shared.stash_budget.kept();
+        metrics::gauge!("perennial_stashed_commands").set(kept as f64);
         let expired = |&slot: &usize| self.cells[slot].cell.has_expired_aside(now.into_std());
         let expired: Vec<usize> = self.parked.iter().copied().filter(expired).collect();
         for slot in expired {
@@ -610,10 +683,20 @@ impl Worker {
         }
         self.force_overdue_shards(now);
         let tick = self.now_tick(now);
-        let timeout = ticks(self.shared.settings.idle_timeout);
-        while let Some(slot) = self.idle.pop_expired(tick, timeout) {
+        // Who leaves while the journal is out of reach cannot come back.
+        while !self.shared.is_journal_out_of_reach()
+            && let Some(slot) = self.idle.pop_expired(tick)
+        {
             self.leave(slot as usize, "idle");
         }
+        // The limit was lowered.
+        for _ in 0..TRIMMED_AT_ONCE {
+            if !self.shared.residency.is_over() {
+                break;
+            }
+            self.passivate_oldest();
+        }
+        self.deletions.forget_old(now.into_std());
         let settings = &self.shared.settings.backoff;
         self.failures
             .retain(|_, failed| !failed.backoff.is_forgotten(settings, now.into_std()));

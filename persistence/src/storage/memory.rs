@@ -6,7 +6,7 @@
 //! calls give the same answers, which is what simulation needs. Nothing survives
 //! the process. Decisions about appends are in `journal/memory.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime};
 use crate::command::CommandId;
 use crate::durable_state_store::StoredState;
 use crate::durable_state_store::memory::MemoryDurableStateStore;
+use crate::entity_deletion::Tombstone;
+use crate::entity_deletion::memory::MemoryEntityDeletion;
 use crate::global_order::memory::MemoryEventsInOrder;
 use crate::journal::memory::MemoryJournal;
 use crate::journal::memory::faults::Faults;
@@ -25,7 +27,7 @@ use crate::registry::{ClusterIdentity, NodeAddresses, NodeNr};
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::Snapshot;
 use crate::snapshot_store::memory::MemorySnapshotStore;
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageOptions};
 use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 /// Where the times of events and snapshots come from.
@@ -38,6 +40,7 @@ pub struct MemoryStorage {
     faults: Faults,
     clock: Clock,
     lanes: usize,
+    command_id_horizon: Duration,
 }
 
 impl Default for MemoryStorage {
@@ -70,6 +73,16 @@ impl MemoryStorage {
             faults: Faults::default(),
             clock: Arc::new(clock),
             lanes: lanes.max(1),
+            command_id_horizon: StorageOptions::default().command_id_horizon,
+        }
+    }
+
+    /// How long the ids of commands are remembered after their events were deleted.
+    #[must_use]
+    pub fn with_command_id_horizon(self, command_id_horizon: Duration) -> Self {
+        Self {
+            command_id_horizon,
+            ..self
         }
     }
 
@@ -84,6 +97,7 @@ impl MemoryStorage {
             states: Arc::new(MemoryDurableStateStore::new(self.clone())),
             registry: Arc::new(MemoryRegistry::new(self.clone())),
             order: Arc::new(MemoryEventsInOrder::new(self.clone())),
+            deletion: Arc::new(MemoryEntityDeletion::new(self.clone())),
         }
     }
 
@@ -125,7 +139,15 @@ impl MemoryStorage {
     pub(crate) fn lanes(&self) -> usize {
         self.lanes
     }
+
+    pub(crate) fn command_id_horizon(&self) -> Duration {
+        self.command_id_horizon
+    }
 }
+
+/// Remembered commands beyond the horizon forgotten with one deletion of events, as
+/// in the databases.
+const FORGET_AT_ONCE: usize = 1000;
 
 /// What a database holds.
 #[derive(Default)]
@@ -134,6 +156,8 @@ pub(crate) struct Tables {
     /// The events of all streams, in the order of storing.
     pub(crate) order: BTreeMap<u64, StoredEvent>,
     last_in_order: u64,
+    /// Commands whose events were deleted, and when.
+    deleted_commands: BTreeSet<(SystemTime, PersistenceId, CommandId)>,
     pub(crate) snapshots: BTreeMap<PersistenceId, BTreeMap<SequenceNr, Snapshot>>,
     pub(crate) states: BTreeMap<PersistenceId, StoredState>,
     pub(crate) sessions: BTreeMap<SessionUuid, Session>,
@@ -166,8 +190,10 @@ pub(crate) struct Stream {
     /// Ascending by number; equal numbers only after an import.
     pub(crate) events: Vec<StoredEvent>,
     pub(crate) bounds: StreamBounds,
-    /// All ever stored; they outlive deleted events.
+    /// They outlive their deleted events, until the horizon.
     pub(crate) commands: BTreeMap<CommandId, StoredCommand>,
+    /// Of the entity's last deletion.
+    pub(crate) tombstone: Option<Tombstone>,
 }
 
 /// One run of one node.
@@ -183,6 +209,56 @@ impl Tables {
     pub(crate) fn put_in_order(&mut self, event: StoredEvent) {
         self.last_in_order += 1;
         self.order.insert(self.last_in_order, event);
+    }
+
+    /// Deletes the events of a stream up to a number, inclusive. Returns the ids of
+    /// the commands they came from.
+    pub(crate) fn delete_events(&mut self, id: &PersistenceId, to: SequenceNr) -> Vec<CommandId> {
+        let Some(stream) = self.streams.get_mut(id) else {
+            return Vec::new();
+        };
+        let kept = stream
+            .events
+            .partition_point(|event| event.sequence_nr <= to);
+        let gone = stream.events.drain(..kept);
+        let commands = gone.filter_map(|event| event.command_id).collect();
+        let is_gone = |event: &StoredEvent| event.persistence_id == *id && event.sequence_nr <= to;
+        self.order.retain(|_, event| !is_gone(event));
+        commands
+    }
+
+    /// Notes that commands have lost their events, and forgets some of those that
+    /// lost theirs before the horizon.
+    pub(crate) fn outlive_events(
+        &mut self,
+        id: &PersistenceId,
+        commands: Vec<CommandId>,
+        now: SystemTime,
+        horizon: Duration,
+    ) {
+        let deleted = commands
+            .into_iter()
+            .map(|command| (now, id.clone(), command));
+        self.deleted_commands.extend(deleted);
+        for _ in 0..FORGET_AT_ONCE {
+            let oldest = self.deleted_commands.first();
+            let is_expired = |(at, ..): &&(SystemTime, _, _)| {
+                at.checked_add(horizon).is_some_and(|until| until < now)
+            };
+            if oldest.filter(is_expired).is_none() {
+                return;
+            }
+            if let Some((_, id, command)) = self.deleted_commands.pop_first()
+                && let Some(stream) = self.streams.get_mut(&id)
+            {
+                stream.commands.remove(&command);
+            }
+        }
+    }
+
+    /// Forgets the commands of a stream that have lost their events.
+    pub(crate) fn forget_deleted_commands(&mut self, id: &PersistenceId) {
+        self.deleted_commands.retain(|(_, of, _)| of != id);
     }
 
     /// Whether the session may write to the shard. An unknown session may not.

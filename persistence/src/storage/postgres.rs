@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
 
 use crate::durable_state_store::postgres::PostgresDurableStateStore;
+use crate::entity_deletion::postgres::PostgresEntityDeletion;
 use crate::global_order::postgres::PostgresEventsInOrder;
 use crate::journal::postgres::PostgresJournal;
 use crate::recovery_reader::postgres::PostgresRecoveryReader;
@@ -40,9 +41,7 @@ pub(crate) async fn open(
     address: &PostgresAddress,
     options: &StorageOptions,
 ) -> Result<Storage, StorageError> {
-    let mut connection = connect(address).await?;
-    let found = find_version(&mut connection, address).await?;
-    check_version(address.to_string(), found, SCHEMA)?;
+    let connection = connect_to_current(address).await?;
     // Nothing depends on a polite good-bye.
     let _ = connection.close().await;
     let connections = Arc::new(Connections::new(address, options));
@@ -52,8 +51,19 @@ pub(crate) async fn open(
         states: Arc::new(PostgresDurableStateStore::new(connections.clone())),
         recoveries: Arc::new(PostgresRecoveryReader::new(connections.clone())),
         registry: Arc::new(PostgresRegistry::new(connections.clone())),
+        deletion: Arc::new(PostgresEntityDeletion::new(connections.clone())),
         order: Arc::new(PostgresEventsInOrder::new(connections)),
     })
+}
+
+/// A connection to a database whose schema is up to date.
+pub(crate) async fn connect_to_current(
+    address: &PostgresAddress,
+) -> Result<PgConnection, StorageError> {
+    let mut connection = connect(address).await?;
+    let found = find_version(&mut connection, address).await?;
+    check_version(address.to_string(), found, SCHEMA)?;
+    Ok(connection)
 }
 
 /// Makes the schema, or updates it, in one transaction.
@@ -139,7 +149,11 @@ async fn connect(address: &PostgresAddress) -> Result<PgConnection, StorageError
     })
 }
 
-fn failed(address: &PostgresAddress, doing: &'static str, source: sqlx::Error) -> StorageError {
+pub(crate) fn failed(
+    address: &PostgresAddress,
+    doing: &'static str,
+    source: sqlx::Error,
+) -> StorageError {
     StorageError::Database {
         url: address.to_string(),
         doing,

@@ -23,6 +23,7 @@ use sqlx::{ConnectOptions, Connection, Executor, Sqlite};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::durable_state_store::sqlite::SqliteDurableStateStore;
+use crate::entity_deletion::sqlite::SqliteEntityDeletion;
 use crate::global_order::sqlite::SqliteEventsInOrder;
 use crate::journal::JournalError;
 use crate::journal::sqlite::SqliteJournal;
@@ -90,6 +91,28 @@ impl Writer<'_> {
         }
     }
 
+    /// Whether what is deleted is overwritten with zeros.
+    pub(crate) async fn overwrite_deleted(&mut self, overwrite: bool) -> Result<(), sqlx::Error> {
+        let pragma = match overwrite {
+            true => "PRAGMA secure_delete = ON",
+            false => "PRAGMA secure_delete = OFF",
+        };
+        self.execute(pragma).await
+    }
+
+    /// Moves the write-ahead log into the file and empties it, as far as readers in
+    /// the middle of something allow.
+    pub(crate) async fn checkpoint(&mut self) -> Result<(), sqlx::Error> {
+        self.execute("PRAGMA wal_checkpoint(TRUNCATE)").await
+    }
+
+    async fn execute(&mut self, statement: &str) -> Result<(), sqlx::Error> {
+        match self.0.as_mut() {
+            Some(connection) => connection.execute(statement).await.map(|_| ()),
+            None => Err(sqlx::Error::WorkerCrashed),
+        }
+    }
+
     /// Closes the connection, which may be in an undefined state after a failed
     /// commit; the next user gets a new one.
     pub(crate) fn give_up(&mut self) {
@@ -131,8 +154,25 @@ pub(crate) async fn open(path: &Path, options: &StorageOptions) -> Result<Storag
         states: Arc::new(SqliteDurableStateStore::new(database.clone())),
         recoveries: Arc::new(SqliteRecoveryReader::new(database.clone())),
         registry: Arc::new(SqliteRegistry::new(database.clone())),
+        deletion: Arc::new(SqliteEntityDeletion::new(database.clone())),
         order: Arc::new(SqliteEventsInOrder::new(database)),
     })
+}
+
+/// A connection that cannot write, to a file that exists and is up to date.
+pub(crate) async fn connect_to_read(path: &Path) -> Result<SqliteConnection, StorageError> {
+    check_version(url(path), find_version(path).await?, SCHEMA)?;
+    SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .connect()
+        .await
+        .map_err(|source| StorageError::Database {
+            url: url(path),
+            doing: "opening the file",
+            source,
+        })
 }
 
 /// Makes the file and its schema, or updates it.
@@ -257,7 +297,7 @@ fn not_ours(path: &Path, reason: String) -> StorageError {
     }
 }
 
-fn url(path: &Path) -> String {
+pub(crate) fn url(path: &Path) -> String {
     format!("sqlite:{}", path.display())
 }
 

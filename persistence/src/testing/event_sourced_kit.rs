@@ -271,9 +271,10 @@ where
                 ran.outcome = self.proceed(events.into_vec(), reply, effect.then, &mut ran);
             }
             Decision::Reject { reason, message } => {
+                self.follow(effect.then, &mut ran);
                 ran.outcome = Outcome::Rejected { reason, message };
             }
-            Decision::Unhandled => ran.outcome = Outcome::Unhandled,
+            Decision::Unhandled => self.follow(effect.then, &mut ran),
             Decision::Stash => ran.outcome = Outcome::Stashed,
             Decision::RunOutside(outside) => {
                 ran.outcome = Outcome::Outside;
@@ -295,23 +296,28 @@ where
         ran.events = self.store(events);
         let nr = self.sequence_nr();
         let entity = &self.definition.entity;
-        ran.then_snapshot =
-            then.snapshot || (!ran.events.is_empty() && entity.snapshot_when(self.state(), nr));
-        ran.then_stop = then.stop;
-        ran.then_unstash_all = then.unstash_all;
+        ran.then_snapshot = !ran.events.is_empty() && entity.snapshot_when(self.state(), nr);
         let reply = reply.map(|make_reply| make_reply(self.state()));
-        for run in then.run {
-            run(self.state());
-        }
-        for outside in then.outside {
-            ran.outside.push((outside.start)(self.state()));
-        }
+        self.follow(then, ran);
         match reply {
             None => Outcome::Accepted,
             Some(reply) => {
                 survives::<E::Codec, _>("the reply", &reply);
                 Outcome::Replied(reply)
             }
+        }
+    }
+
+    /// Does what follows, or notes that it was asked for.
+    fn follow(&self, then: Then<E>, ran: &mut Ran<E>) {
+        ran.then_snapshot |= then.snapshot;
+        ran.then_stop = then.stop;
+        ran.then_unstash_all = then.unstash_all;
+        for run in then.run {
+            run(self.state());
+        }
+        for outside in then.outside {
+            ran.outside.push((outside.start)(self.state()));
         }
     }
 

@@ -27,6 +27,9 @@ pub(super) struct Folding<V: View> {
     state: V::State,
     /// The last event in the state.
     seen: SequenceNr,
+    /// At which number the entity that the state is of was deleted before, zero if it
+    /// never was.
+    life: SequenceNr,
     /// The state can be gone on from. If not, it is begun anew, with a snapshot if there
     /// is one.
     is_sound: bool,
@@ -53,6 +56,7 @@ impl<V: View> Folding<V> {
             settings,
             state: V::State::default(),
             seen: SequenceNr::ZERO,
+            life: SequenceNr::ZERO,
             is_sound: false,
             retention: Retention::new(RetentionSettings {
                 // They are the entity's.
@@ -85,10 +89,13 @@ impl<V: View> Folding<V> {
         folded.map(|()| self.seen)
     }
 
-    /// Begins with the newest snapshot that is understood.
+    /// Begins with the newest snapshot that is understood and not of an entity that was
+    /// deleted since.
     async fn begin(&mut self) -> Result<(), ViewError> {
-        let (mut state, mut seen) = (V::State::default(), SequenceNr::ZERO);
+        let bounds = self.storage.journal.bounds(&self.persistence_id).await?;
+        let (mut state, mut seen) = (V::State::default(), bounds.tombstone);
         let mut criteria = SnapshotCriteria::ALL;
+        criteria.min_sequence_nr = bounds.first_snapshot();
         if let Some(own) = &self.settings.snapshots {
             let snapshots = &self.storage.snapshots;
             while let Some(snapshot) = snapshots.load(&own.view_id, criteria).await? {
@@ -97,16 +104,22 @@ impl<V: View> Folding<V> {
                     break;
                 }
                 tracing::warn!(view = %own.view_id, sequence_nr = %snapshot.sequence_nr, "the snapshot is not understood; trying an older one, then the events");
-                criteria = SnapshotCriteria::up_to(snapshot.sequence_nr.previous());
+                criteria.max_sequence_nr = snapshot.sequence_nr.previous();
             }
         }
         (self.state, self.seen, self.is_sound) = (state, seen, true);
+        self.life = bounds.tombstone;
         Ok(())
     }
 
     /// Folds the events there are into the state.
     async fn fold(&mut self) -> Result<(), ViewError> {
         let bounds = self.storage.journal.bounds(&self.persistence_id).await?;
+        if bounds.tombstone > self.life {
+            // The entity was deleted: nothing of it is to be seen any more.
+            (self.state, self.seen) = (V::State::default(), bounds.tombstone);
+            self.life = bounds.tombstone;
+        }
         if self.seen < bounds.deleted_to {
             return Err(ViewError::HistoryDeleted {
                 seen: self.seen,

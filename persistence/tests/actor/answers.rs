@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use perennial_persistence::command::{Envelope, ReplyTo, Request};
-use perennial_persistence::command_error::{Applied, CommandError};
+use perennial_persistence::command_error::{Applied, CommandError, StashLimit};
+use perennial_persistence::engine::EngineSettings;
 use perennial_persistence::payload::Payload;
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::writer::{Epoch, ShardNr};
@@ -24,6 +25,10 @@ on_each_backend!(
     i8_a_retry_gets_the_stored_reply,
     i8_a_retry_without_a_stored_reply_gets_an_empty_one,
     i8_a_retry_waits_for_its_original,
+    i8_a_retry_before_the_first_write_is_not_handled,
+    i8_a_retry_waits_for_a_kept_sender_and_holds_nobody_up,
+    i8_a_retry_gets_an_answer_that_was_given_early,
+    i8_retries_of_one_command_are_bounded,
     i8_retries_are_found_after_a_restart_from_a_snapshot,
     completion_runs_after_all_events,
 );
@@ -182,7 +187,7 @@ async fn an_expected_sequence_number_is_checked(on: Backend) {
 
 /// Its caller has gone; it is told when it is taken up, or when the actor is idle.
 async fn a_command_put_aside_for_too_long_is_answered(on: Backend) {
-    let settings = perennial_persistence::engine::EngineSettings {
+    let settings = EngineSettings {
         idle_timeout: Duration::from_millis(1),
         ..Default::default()
     };
@@ -257,6 +262,86 @@ async fn i8_a_retry_waits_for_its_original(on: Backend) {
     }
     assert_eq!(originals, 1);
     assert_eq!(f.ask("state?").await.unwrap(), ["a"]);
+}
+
+/// The command writes in a callback that has to wait, twice.
+fn late_writer(subject: &mut Subject, x: String, cx: &mut Cx<'_>) {
+    if x == "other" {
+        return cx.persist_async(x, update);
+    }
+    cx.defer_async(subject, x, |_, x, cx| {
+        let reply = vec![format!("did {x}")];
+        cx.persist_replying(format!("{x}-1"), &reply, update);
+        cx.persist(format!("{x}-2"), update);
+    });
+}
+
+async fn i8_a_retry_before_the_first_write_is_not_handled(on: Backend) {
+    let f = Fixture::empty(on, Script::new(late_writer)).await;
+    f.journal.hold();
+    let other = f.tell("other");
+    wait_until("the write", || f.journal.sent().len() == 1).await;
+    let original = f.tell_with("x", Some("id"));
+    let retry = f.tell_with("x", Some("id"));
+    f.until_handled().await;
+    f.journal.release();
+    answered(other).await.unwrap();
+    for (answer, duplicate) in [(original, false), (retry, true)] {
+        let reply = answered(answer).await.unwrap();
+        assert_eq!(reply.duplicate, duplicate);
+        assert_eq!(texts(Ok(reply)).unwrap(), ["did x"]);
+    }
+    let later = answered(f.tell_with("x", Some("id"))).await.unwrap();
+    assert!(later.duplicate);
+    assert_eq!(f.ask("state?").await.unwrap(), ["other", "x-1", "x-2"]);
+}
+
+async fn i8_a_retry_waits_for_a_kept_sender_and_holds_nobody_up(on: Backend) {
+    let f = Fixture::empty(on, Script::new(keep)).await;
+    let original = f.tell_with("keep", Some("id"));
+    let retry = f.tell_with("keep", Some("id"));
+    f.ask("release").await.unwrap();
+    let original = answered(original).await.unwrap();
+    let retry = answered(retry).await.unwrap();
+    assert!(retry.duplicate && !original.duplicate);
+    assert_eq!(retry.payload, original.payload);
+}
+
+async fn i8_a_retry_gets_an_answer_that_was_given_early(on: Backend) {
+    let script = Script::new(|_, x, cx| {
+        cx.reply(&vec!["early".to_owned()]);
+        cx.persist_async(x, update);
+    });
+    let f = Fixture::empty(on, script).await;
+    f.journal.hold();
+    for duplicate in [false, true] {
+        let reply = answered(f.tell_with("a", Some("id"))).await.unwrap();
+        assert_eq!(reply.duplicate, duplicate);
+        assert_eq!(texts(Ok(reply)).unwrap(), ["early"]);
+    }
+    f.journal.release();
+    f.engine.stop().await;
+    assert_eq!(f.highest().await, 1);
+}
+
+async fn i8_retries_of_one_command_are_bounded(on: Backend) {
+    let settings = EngineSettings {
+        stash_capacity: 3,
+        ..EngineSettings::default()
+    };
+    let f = Fixture::with(on, Script::new(keep), settings).await;
+    f.ask("release").await.unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        answers.push(f.tell_with("keep", Some("id")));
+        f.until_handled().await;
+    }
+    let too_many = answered(answers.pop().unwrap()).await.unwrap_err();
+    assert_eq!(too_many, CommandError::StashFull(StashLimit::Entity(3)));
+    f.ask("release").await.unwrap();
+    for answer in answers {
+        answered(answer).await.unwrap();
+    }
 }
 
 async fn i8_retries_are_found_after_a_restart_from_a_snapshot(on: Backend) {

@@ -13,6 +13,7 @@ use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::registry::NodeNr;
 use perennial_persistence::storage::memory::MemoryStorage;
 use perennial_persistence::storage::{self, Storage, StorageOptions, StorageUrl};
+use perennial_persistence::testing::postgres_server::TestDatabase;
 use perennial_persistence::writer::{Epoch, ShardNr};
 use tokio::sync::oneshot;
 
@@ -23,6 +24,7 @@ use crate::subject::{Log, Script, Subject, update};
 pub(crate) enum Backend {
     Memory,
     Sqlite,
+    Postgres,
 }
 
 /// Makes a test of each function on each backend.
@@ -33,6 +35,9 @@ macro_rules! on_each_backend {
         }
         mod sqlite {
             $(#[tokio::test] async fn $case() { super::$case(crate::fixture::Backend::Sqlite).await })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $case() { super::$case(crate::fixture::Backend::Postgres).await })*
         }
     };
 }
@@ -45,7 +50,14 @@ pub(crate) struct Fixture {
     memory: Option<MemoryStorage>,
     node: NodeNr,
     settings: EngineSettings,
-    _directory: Option<tempfile::TempDir>,
+    _keeper: Keeper,
+}
+
+/// Removes what a backend left when the test is over.
+enum Keeper {
+    Nothing,
+    Directory(#[expect(dead_code, reason = "dropped")] tempfile::TempDir),
+    Database(#[expect(dead_code, reason = "dropped")] TestDatabase),
 }
 
 impl Fixture {
@@ -63,7 +75,7 @@ impl Fixture {
     }
 
     pub(crate) async fn with(on: Backend, script: Script, settings: EngineSettings) -> Self {
-        let (storage, memory, directory) = open(on).await;
+        let (storage, memory, keeper) = open(on).await;
         let journal = Arc::new(SteppedJournal::new(Arc::clone(&storage.journal)));
         let storage = Storage {
             journal: journal.clone(),
@@ -80,7 +92,7 @@ impl Fixture {
             memory,
             node,
             settings,
-            _directory: directory,
+            _keeper: keeper,
         }
     }
 
@@ -146,6 +158,13 @@ impl Fixture {
         bounds.highest.get()
     }
 
+    /// Returns when everything sent before is handled as far as it can be: the worker
+    /// answers this when it takes in what is new, and takes in nothing else before it has
+    /// handled that.
+    pub(crate) async fn until_handled(&self) {
+        self.engine.describe(ShardNr(0), &subject()).await;
+    }
+
     pub(crate) async fn passivate(&self) {
         self.engine.passivate(ShardNr(0), &subject()).await;
     }
@@ -156,21 +175,29 @@ fn first_two(_: &mut Subject, command: String, cx: &mut crate::subject::Cx<'_>) 
     cx.persist_all(events, update);
 }
 
-async fn open(on: Backend) -> (Storage, Option<MemoryStorage>, Option<tempfile::TempDir>) {
+async fn open(on: Backend) -> (Storage, Option<MemoryStorage>, Keeper) {
     match on {
         Backend::Memory => {
             let memory = MemoryStorage::new(2);
-            (memory.storage(), Some(memory), None)
+            (memory.storage(), Some(memory), Keeper::Nothing)
         }
         Backend::Sqlite => {
             let directory = tempfile::tempdir().unwrap();
             let url = StorageUrl::Sqlite(directory.path().join("journal.db"));
-            storage::migrate(&url).await.unwrap();
-            let options = StorageOptions::default();
-            let storage = Storage::open(&url, &options).await.unwrap();
-            (storage, None, Some(directory))
+            (open_new(&url).await, None, Keeper::Directory(directory))
+        }
+        Backend::Postgres => {
+            let database = TestDatabase::new().await;
+            let storage = open_new(&database.url()).await;
+            (storage, None, Keeper::Database(database))
         }
     }
+}
+
+async fn open_new(url: &StorageUrl) -> Storage {
+    storage::migrate(url).await.unwrap();
+    let options = StorageOptions::default();
+    Storage::open(url, &options).await.unwrap()
 }
 
 /// Panics that tests arrange are no news.

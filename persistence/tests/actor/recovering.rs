@@ -17,13 +17,13 @@ on_each_backend!(
     o36_persisting_when_recovered_and_while_replaying,
     o39_a_panic_in_the_recovery_handler_stops_the_actor,
     o40_messages_sent_during_recovery_come_after_it,
-    the_newest_snapshot_is_offered,
-    a_declined_snapshot_is_replaced_by_all_events,
-    recovery_to_a_sequence_number,
-    recovery_from_an_older_snapshot,
-    recovery_without_snapshot,
-    recovery_of_a_limited_number_of_events,
-    no_recovery_at_all_continues_the_numbers,
+    case_5_6_the_newest_snapshot_is_offered,
+    case_5_6_a_declined_snapshot_is_replaced_by_all_events,
+    case_5_6_recovery_to_a_sequence_number,
+    case_5_6_recovery_from_an_older_snapshot,
+    case_5_6_recovery_without_snapshot,
+    case_5_6_recovery_of_a_limited_number_of_events,
+    case_5_6_no_recovery_at_all_continues_the_numbers,
     a_panic_when_recovery_completes_fails_it,
     an_actor_that_cannot_be_made_fails_its_recovery,
 );
@@ -149,7 +149,7 @@ fn up_to(nr: u64) -> Option<SnapshotCriteria> {
     Some(SnapshotCriteria::up_to(SequenceNr::new(nr)))
 }
 
-async fn the_newest_snapshot_is_offered(on: Backend) {
+async fn case_5_6_the_newest_snapshot_is_offered(on: Backend) {
     let (f, shown) = recovered_with(on, |_| {}).await;
     assert_eq!(shown, ["offer@4", "e", "f", "completed"]);
     assert_eq!(
@@ -159,7 +159,7 @@ async fn the_newest_snapshot_is_offered(on: Backend) {
 }
 
 /// Older ones are offered before.
-async fn a_declined_snapshot_is_replaced_by_all_events(on: Backend) {
+async fn case_5_6_a_declined_snapshot_is_replaced_by_all_events(on: Backend) {
     let (f, shown) = recovered_with(on, |script| script.declines_snapshots = true).await;
     let expected = [
         "declined@4",
@@ -180,7 +180,7 @@ async fn a_declined_snapshot_is_replaced_by_all_events(on: Backend) {
     );
 }
 
-async fn recovery_to_a_sequence_number(on: Backend) {
+async fn case_5_6_recovery_to_a_sequence_number(on: Backend) {
     for (to, expected) in [
         (3, vec!["offer@2", "c", "completed"]),
         (4, vec!["offer@4", "completed"]),
@@ -194,7 +194,7 @@ async fn recovery_to_a_sequence_number(on: Backend) {
     }
 }
 
-async fn recovery_from_an_older_snapshot(on: Backend) {
+async fn case_5_6_recovery_from_an_older_snapshot(on: Backend) {
     let (_, shown) = recovered_with(on, |script| script.recovery.from_snapshot = up_to(2)).await;
     assert_eq!(shown, ["offer@2", "c", "d", "e", "f", "completed"]);
     let (_, shown) = recovered_with(on, |script| {
@@ -205,7 +205,7 @@ async fn recovery_from_an_older_snapshot(on: Backend) {
     assert_eq!(shown, ["offer@2", "c", "completed"]);
 }
 
-async fn recovery_without_snapshot(on: Backend) {
+async fn case_5_6_recovery_without_snapshot(on: Backend) {
     let (_, shown) = recovered_with(on, |script| {
         script.recovery.from_snapshot = None;
         script.recovery.to_sequence_nr = SequenceNr::new(3);
@@ -214,12 +214,12 @@ async fn recovery_without_snapshot(on: Backend) {
     assert_eq!(shown, ["a", "b", "c", "completed"]);
 }
 
-async fn recovery_of_a_limited_number_of_events(on: Backend) {
+async fn case_5_6_recovery_of_a_limited_number_of_events(on: Backend) {
     let (_, shown) = recovered_with(on, |script| script.recovery.replay_max = 1).await;
     assert_eq!(shown, ["offer@4", "e", "completed"]);
 }
 
-async fn no_recovery_at_all_continues_the_numbers(on: Backend) {
+async fn case_5_6_no_recovery_at_all_continues_the_numbers(on: Backend) {
     let (f, shown) = recovered_with(on, |script| script.recovery = Recovery::none()).await;
     assert_eq!(shown, ["completed"]);
     assert_eq!(f.state_after(&["g"]).await, ["g"]);

@@ -1,12 +1,15 @@
 //! The stash: T1 to T5, and what becomes of commands put aside when the actor stops.
 //!
-//! 5.4, the bounded internal stash: the strategy "reply" is the engine's, which
-//! answers STASH_FULL; dead letters do not exist, as every command has an answer.
+//! 5.4, the bounded internal stash: dead letters do not exist, as every command has an
+//! answer. `reply` is the default here, and says STASH_FULL; `drop` says that it
+//! dropped the command; `fail` stops the actor, as the default of the originals does,
+//! with an answer to the command that did not fit and to those that waited.
 
 use std::time::Duration;
 
-use perennial_persistence::command_error::CommandError;
-use perennial_persistence::engine::EngineSettings;
+use perennial_persistence::backoff::BackoffSettings;
+use perennial_persistence::command_error::{Applied, CommandError, StashLimit};
+use perennial_persistence::engine::{EngineSettings, StashOverflow};
 
 use crate::fixture::{Backend, Fixture, answered, wait_until};
 use crate::subject::{Cx, Script, Subject, show, update};
@@ -17,7 +20,9 @@ on_each_backend!(
     t3_the_stash_survives_a_panic,
     t4_a_stash_while_a_write_is_out,
     t5_stash_in_a_callback_is_an_error,
-    overflow_is_answered_and_nothing_else_is_lost,
+    case_5_4_reply_answers_what_does_not_fit,
+    case_5_4_drop_answers_that_it_was_dropped,
+    case_5_4_fail_stops_the_actor,
     a_stop_loses_nothing_that_waits,
     a_passivation_loses_nothing_that_waits,
     an_engine_that_stops_answers_what_was_put_aside,
@@ -177,13 +182,18 @@ async fn t5_stash_in_a_callback_is_an_error(on: Backend) {
     );
 }
 
-async fn overflow_is_answered_and_nothing_else_is_lost(on: Backend) {
-    let settings = EngineSettings {
-        stash_capacity: 10,
-        ..EngineSettings::default()
-    };
-    let script = Script::new(|_, x, cx| cx.persist(x, update));
-    let f = Fixture::with(on, script, settings).await;
+async fn case_5_4_reply_answers_what_does_not_fit(on: Backend) {
+    let full = CommandError::StashFull(StashLimit::Entity(10));
+    what_does_not_fit_is_told(on, StashOverflow::Reply, full).await;
+}
+
+async fn case_5_4_drop_answers_that_it_was_dropped(on: Backend) {
+    let dropped = CommandError::Dropped(StashLimit::Entity(10));
+    what_does_not_fit_is_told(on, StashOverflow::Drop, dropped).await;
+}
+
+async fn what_does_not_fit_is_told(on: Backend, rule: StashOverflow, told: CommandError) {
+    let f = capacity_10(on, rule).await;
     f.journal.hold();
     let a = f.tell("a");
     wait_until("the write", || f.journal.sent().len() == 1).await;
@@ -191,12 +201,51 @@ async fn overflow_is_answered_and_nothing_else_is_lost(on: Backend) {
     f.journal.release();
     answered(a).await.unwrap();
     for (i, answer) in numbers.into_iter().enumerate() {
-        let full = CommandError::StashFull { capacity: 10 };
-        assert_eq!(answered(answer).await.err(), (i >= 10).then_some(full));
+        let expected = (i >= 10).then(|| told.clone());
+        assert_eq!(answered(answer).await.err(), expected);
     }
     let mut expected = vec!["a".to_owned()];
     expected.extend((1..=10).map(|i| i.to_string()));
     assert_eq!(f.ask("state?").await.unwrap(), expected);
+}
+
+/// The write that is out when 11 comes has its callback and its answer.
+async fn case_5_4_fail_stops_the_actor(on: Backend) {
+    let f = capacity_10(on, StashOverflow::Fail).await;
+    f.journal.hold();
+    let a = f.tell("a");
+    wait_until("the write", || f.journal.sent().len() == 1).await;
+    let numbers: Vec<_> = (1..=11).map(|i| f.tell(&i.to_string())).collect();
+    let mut errors = Vec::new();
+    f.journal.release();
+    answered(a).await.unwrap();
+    for answer in numbers {
+        errors.push(answered(answer).await.unwrap_err());
+    }
+    let trigger = errors.pop().unwrap();
+    assert_eq!(trigger, CommandError::StashFull(StashLimit::Entity(10)));
+    for error in errors {
+        assert!(matches!(error, CommandError::BackingOff { .. }), "{error}");
+        assert_eq!(error.applied(), Applied::No);
+    }
+    let later = f.ask("12").await.unwrap_err();
+    assert!(matches!(later, CommandError::BackingOff { .. }), "{later}");
+}
+
+async fn capacity_10(on: Backend, stash_overflow: StashOverflow) -> Fixture {
+    let day = Duration::from_secs(86_400);
+    let settings = EngineSettings {
+        stash_capacity: 10,
+        stash_overflow,
+        backoff: BackoffSettings {
+            min: day,
+            max: day,
+            random_factor: 0.0,
+        },
+        ..EngineSettings::default()
+    };
+    let script = Script::new(|_, x, cx| cx.persist(x, update));
+    Fixture::with(on, script, settings).await
 }
 
 /// The trap of the originals does not exist: what was accepted is handled, by this

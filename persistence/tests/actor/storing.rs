@@ -1,5 +1,6 @@
 //! Deleting events, snapshots and their signals: O32 to O34, and save, load, delete.
 
+use perennial_persistence::journal::memory::faults::{Fault, Operation};
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::snapshot_store::SnapshotCriteria;
 
@@ -12,7 +13,6 @@ on_each_backend!(
     o34_a_deletion_beyond_the_stream_deletes_nothing,
     snapshots_are_saved_loaded_and_deleted,
     a_snapshot_is_numbered_by_what_has_happened_not_by_what_is_issued,
-    an_actor_hears_that_its_storage_failed,
 );
 
 fn store(subject: &mut Subject, x: String, cx: &mut Cx<'_>) {
@@ -100,13 +100,10 @@ async fn a_snapshot_is_numbered_by_what_has_happened_not_by_what_is_issued(on: B
     assert_eq!(f.state_after(&["boom"]).await, ["a-1", "a-2", "b"]);
 }
 
-async fn an_actor_hears_that_its_storage_failed(on: Backend) {
-    use perennial_persistence::journal::memory::faults::{Fault, Operation};
-    if matches!(on, Backend::Sqlite) {
-        // Faults are arranged in memory only.
-        return;
-    }
-    let f = Fixture::new(on, Script::new(store)).await;
+/// Faults are arranged in memory only.
+#[tokio::test]
+async fn case_5_6_an_actor_hears_that_its_storage_failed() {
+    let f = Fixture::new(Backend::Memory, Script::new(store)).await;
     f.ask("state?").await.unwrap();
     f.faults().at(Operation::SaveSnapshot, 1, Fault::Fail);
     f.faults().at(Operation::LoadSnapshot, 1, Fault::Fail);

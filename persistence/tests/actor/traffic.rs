@@ -4,15 +4,15 @@ use crate::fixture::{Backend, Fixture, answered, wait_until};
 use crate::subject::{Script, show};
 
 on_each_backend!(
-    traffic_1_a_write_waits_for_the_one_before,
-    traffic_2_nested_writes_go_before_the_next_command,
-    traffic_3_one_command_makes_one_batch,
-    traffic_4_a_command_is_never_split,
-    traffic_5_what_is_issued_meanwhile_is_the_next_batch,
-    traffic_6_after_a_panic_nothing_more_is_sent,
+    case_5_5_1_a_write_waits_for_the_one_before,
+    case_5_5_2_nested_writes_go_before_the_next_command,
+    case_5_5_3_one_command_makes_one_batch,
+    case_5_5_4_a_command_is_never_split,
+    case_5_5_5_what_is_issued_meanwhile_is_the_next_batch,
+    case_5_5_6_after_a_panic_nothing_more_is_sent,
 );
 
-async fn traffic_1_a_write_waits_for_the_one_before(on: Backend) {
+async fn case_5_5_1_a_write_waits_for_the_one_before(on: Backend) {
     let f = Fixture::empty(on, Script::new(|_, x, cx| cx.persist_async(x, show))).await;
     f.journal.hold();
     let (a1, a2) = (f.tell("a-1"), f.tell("a-2"));
@@ -29,7 +29,7 @@ async fn traffic_1_a_write_waits_for_the_one_before(on: Backend) {
     assert_eq!(f.log.lines(), ["a-1", "a-2"]);
 }
 
-async fn traffic_2_nested_writes_go_before_the_next_command(on: Backend) {
+async fn case_5_5_2_nested_writes_go_before_the_next_command(on: Backend) {
     let script = Script::new(|_, x, cx| {
         if x != "1" {
             return cx.persist(x, show);
@@ -44,7 +44,7 @@ async fn traffic_2_nested_writes_go_before_the_next_command(on: Backend) {
     assert_eq!(f.journal.sent(), [[["1"]], [["2"]], [["3"]]]);
 }
 
-async fn traffic_3_one_command_makes_one_batch(on: Backend) {
+async fn case_5_5_3_one_command_makes_one_batch(on: Backend) {
     let script = Script::new(|_, _, cx| {
         cx.persist("1".to_owned(), |subject, event, cx| {
             show(subject, event, cx);
@@ -57,7 +57,7 @@ async fn traffic_3_one_command_makes_one_batch(on: Backend) {
     assert_eq!(f.journal.sent(), [vec![["1"], ["3"]], vec![["2"]]]);
 }
 
-async fn traffic_4_a_command_is_never_split(on: Backend) {
+async fn case_5_5_4_a_command_is_never_split(on: Backend) {
     let script = Script::new(|_, _, cx| {
         for i in 0..30 {
             cx.persist(i.to_string(), show);
@@ -72,7 +72,7 @@ async fn traffic_4_a_command_is_never_split(on: Backend) {
 
 /// The originals cut a batch after some 200 writes; here the group commit bounds a
 /// statement, and an entity's batch is what waited.
-async fn traffic_5_what_is_issued_meanwhile_is_the_next_batch(on: Backend) {
+async fn case_5_5_5_what_is_issued_meanwhile_is_the_next_batch(on: Backend) {
     let script = Script::new(|_, x, cx| {
         if x == "a" {
             for i in 0..11 {
@@ -102,7 +102,7 @@ async fn traffic_5_what_is_issued_meanwhile_is_the_next_batch(on: Backend) {
     assert_eq!(f.log.take(), shown);
 }
 
-async fn traffic_6_after_a_panic_nothing_more_is_sent(on: Backend) {
+async fn case_5_5_6_after_a_panic_nothing_more_is_sent(on: Backend) {
     let f = Fixture::empty(on, Script::new(|_, x, cx| cx.persist_async(x, show))).await;
     f.journal.hold();
     let one = f.tell("1");

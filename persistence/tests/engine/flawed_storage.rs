@@ -174,6 +174,7 @@ async fn fixture(flaw: Flaw) -> (Fixture, Flaws) {
         storage.states,
         storage.registry,
         storage.order,
+        storage.deletion,
     );
     let mut f = Fixture::over(memory, storage, settings).await;
     f.ask_with("n", &add("a"), "id-a").await.unwrap();
@@ -255,12 +256,12 @@ async fn a_flawed_probe_is_not_the_last() {
         }
         // In memory, so that nothing but a probe can find the journal again.
         let deadline = tokio::time::Instant::now() + Duration::from_secs(300);
-        error(f.ask("n", &Command::List).await);
+        error(f.ask("n", &add("refused")).await);
         while !flaws.has_struck() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         f.faults().set_outage(false);
-        while let Err(refused) = f.ask("n", &Command::List).await {
+        while let Err(refused) = f.ask("n", &add("stored")).await {
             assert!(matches!(refused, CommandError::JournalUnavailable { .. }));
             assert!(tokio::time::Instant::now() < deadline, "{flaw:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -288,7 +288,7 @@ async fn stop_answers_everything() {
     assert!(matches!(late, CommandError::ShardUnavailable { .. }));
 }
 
-async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(tokio::time::Instant::now() < deadline, "waited for {what}");

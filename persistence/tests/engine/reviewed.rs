@@ -67,6 +67,7 @@ async fn i6_a_deletion_during_a_recovery_loses_nothing() {
         storage.states,
         storage.registry,
         storage.order,
+        storage.deletion,
     );
     let mut f = Fixture::over(memory, storage, settings).await;
     f.ask("n", &add("a")).await.unwrap();

@@ -1,17 +1,22 @@
 //! Connections that are lost in the middle of an append: what became of it is found
 //! out on another.
 
+use std::time::{Duration, Instant};
+
 use perennial_persistence::command::CommandId;
-use perennial_persistence::journal::CommandRecord;
+use perennial_persistence::journal::{AppendError, CommandRecord, JournalError, WriteRight};
 use perennial_persistence::payload::Payload;
+use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::storage::{StorageOptions, StorageUrl, migrate};
 use perennial_persistence::testing::postgres_server::TestDatabase;
+use perennial_persistence::writer::{Epoch, ShardNr};
 use sqlx::ConnectOptions;
 
 use crate::node::{Node, assert_stored, end_connections};
 use crate::proxy::{Cut, Proxy};
 
-async fn node_behind_proxy() -> (TestDatabase, Proxy, Node) {
+async fn node_behind_proxy(options: &StorageOptions) -> (TestDatabase, Proxy, Node) {
     let database = TestDatabase::new().await;
     migrate(&database.url()).await.unwrap();
     let direct = database.connect_options();
@@ -21,7 +26,7 @@ async fn node_behind_proxy() -> (TestDatabase, Proxy, Node) {
         &format!(":{}/", proxy.port),
     );
     let url = StorageUrl::parse(&through_proxy).unwrap();
-    let node = Node::start_with(&url, &StorageOptions::default()).await;
+    let node = Node::start_with(&url, options).await;
     (database, proxy, node)
 }
 
@@ -29,7 +34,7 @@ async fn node_behind_proxy() -> (TestDatabase, Proxy, Node) {
 /// stored once and known to be.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_cut_at_any_byte_is_decided() {
-    let (_database, proxy, node) = node_behind_proxy().await;
+    let (_database, proxy, node) = node_behind_proxy(&StorageOptions::default()).await;
     let mut nr = 0;
     let mut append = async || {
         nr += 1;
@@ -72,7 +77,7 @@ async fn an_append_cut_at_any_byte_is_decided() {
 /// I-5, I-8: the same while a connection is made and the statement prepared.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_cut_while_connecting_is_decided() {
-    let (database, proxy, node) = node_behind_proxy().await;
+    let (database, proxy, node) = node_behind_proxy(&StorageOptions::default()).await;
     let mut control = database.connect_options().connect().await.unwrap();
     let mut expected = Vec::new();
     for at in (0..4000).step_by(230) {
@@ -93,7 +98,7 @@ async fn an_append_cut_while_connecting_is_decided() {
 /// known as stored, with everything stored once.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_whose_answer_is_lost_is_found_stored() {
-    let (_database, proxy, node) = node_behind_proxy().await;
+    let (_database, proxy, node) = node_behind_proxy(&StorageOptions::default()).await;
     assert_stored(&node.append(node.to_append("a", 1, &["1"])).await);
 
     proxy.arrange(Some(Cut::InsertAnswer));
@@ -124,4 +129,42 @@ async fn an_append_whose_answer_is_lost_is_found_stored() {
     let (appended, ()) = futures::future::join(append, fence).await;
     assert_stored(&appended);
     assert_eq!(node.texts("a").await, ["1", "2", "3", "4", "5"]);
+}
+
+/// I-8: however long making a connection may take, an append is answered when its
+/// own time is over, and so is a deletion.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_lost_its_way_costs_no_more_than_the_append_timeout() {
+    let options = StorageOptions {
+        append_timeout: Duration::from_secs(1),
+        connect_timeout: Duration::from_secs(300),
+        ..StorageOptions::default()
+    };
+    let (_database, proxy, node) = node_behind_proxy(&options).await;
+    assert_stored(&node.append(node.to_append("a", 1, &["1"])).await);
+    proxy.stall();
+    let began = Instant::now();
+    let appended = node.append(node.to_append("a", 2, &["2"])).await;
+    let failure = appended.failure.unwrap();
+    assert!(matches!(failure, AppendError::Unknown { .. }), "{failure}");
+    // The connection is known to be lost now: nothing is sent.
+    let appended = node.append(node.to_append("a", 2, &["2"])).await;
+    let failure = appended.failure.unwrap();
+    let unavailable = matches!(failure, AppendError::Unavailable { .. });
+    assert!(unavailable, "{failure}");
+    let right = WriteRight {
+        session: node.session,
+        shard: ShardNr(1),
+        epoch: Epoch(1),
+    };
+    let id = PersistenceId::new("test", "a").unwrap();
+    let deleted = node
+        .storage
+        .journal
+        .delete_events(right, &id, SequenceNr::MAX)
+        .await;
+    let unavailable = matches!(deleted, Err(JournalError::Unavailable { .. }));
+    assert!(unavailable, "{deleted:?}");
+    // Three seconds, and some for a busy machine.
+    assert!(began.elapsed() < Duration::from_secs(30));
 }

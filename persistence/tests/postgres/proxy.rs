@@ -20,6 +20,8 @@ pub(crate) enum Cut {
 #[derive(Default)]
 struct Plan {
     cut: Option<Cut>,
+    /// Nothing is passed on any more, and connections stay.
+    is_stalled: bool,
     /// Bytes passed on since the last cut was arranged.
     requests: usize,
     answers: usize,
@@ -53,9 +55,15 @@ impl Proxy {
         let (requests, answers) = (0, 0);
         *self.plan.lock().unwrap() = Plan {
             cut,
+            is_stalled: false,
             requests,
             answers,
         };
+    }
+
+    /// Keeps all bytes from now on, as a network does that has lost its way.
+    pub(crate) fn stall(&self) {
+        self.plan.lock().unwrap().is_stalled = true;
     }
 
     /// Whether a cut was arranged and nothing got there yet.
@@ -107,6 +115,9 @@ async fn pass_on(client: TcpStream, server: TcpStream, plan: Arc<Mutex<Plan>>) {
     let requests = async {
         let mut bytes = vec![0; 64 * 1024];
         while let Ok(len @ 1..) = from_client.read(&mut bytes).await {
+            if plan.lock().unwrap().is_stalled {
+                continue;
+            }
             let (pass, ends) = plan.lock().unwrap().requested(len);
             if to_server.write_all(&bytes[..pass]).await.is_err() || ends {
                 break;

@@ -270,3 +270,31 @@ async fn the_end_of_the_node_does_not_wait_for_work_outside() {
         "{refused}"
     );
 }
+
+/// An entity that is to be deleted first finishes what goes on outside; what nobody
+/// waits for is given up.
+#[tokio::test]
+async fn a_deletion_waits_for_work_outside() {
+    let orders = Orders::new();
+    let node = Node::running(orders.clone()).await;
+    let mut acks = Acks::new();
+    acks.tell::<Orders>(&node, "o", "then", &Command::AddThenCharge(1));
+    acks.expect(["then"]).await;
+    acks.tell::<Orders>(&node, "o", "charge", &Command::Charge(2));
+    wait_until("the calls", || orders.calls.load(Ordering::Relaxed) == 2).await;
+    let (engine, id) = (
+        node.engine.clone(),
+        perennial_persistence::persistence_id::PersistenceId::new("orders", "o").unwrap(),
+    );
+    let epoch = perennial_persistence::writer::Epoch(1);
+    let deletion = tokio::spawn(async move { engine.delete(SHARD, epoch, &id).await });
+    tokio::task::yield_now().await;
+    acks.tell::<Orders>(&node, "o", "next", &Command::Add(3));
+    acks.expect_nothing();
+    orders.service.add_permits(2);
+    acks.expect(["charge", "next"]).await;
+    let deleted = deletion.await.unwrap().unwrap();
+    assert_eq!(deleted.get(), 2, "one that was added, one that was charged");
+    let state = node.ask::<Orders>("o", &Command::Get).await.unwrap();
+    assert_eq!(state, [3]);
+}

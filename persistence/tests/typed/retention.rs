@@ -254,7 +254,7 @@ async fn check<C: Criteria>(criteria: C, trace: &[(u64, &str)]) {
 }
 
 #[tokio::test]
-async fn every_3_keep_2() {
+async fn case_5_7_every_3_keep_2() {
     let trace = [
         (3, "s3"),
         (6, "s6"),
@@ -271,7 +271,7 @@ async fn every_3_keep_2() {
 }
 
 #[tokio::test]
-async fn every_3_keep_2_with_events() {
+async fn case_5_7_every_3_keep_2_with_events() {
     let trace = [
         (3, "s3"),
         (6, "s6"),
@@ -286,7 +286,7 @@ async fn every_3_keep_2_with_events() {
 }
 
 #[tokio::test]
-async fn every_5_keep_1_and_when() {
+async fn case_5_7_every_5_keep_1_and_when() {
     let trace = [
         (3, "s3"),
         (5, "s5"),
@@ -299,7 +299,7 @@ async fn every_5_keep_1_and_when() {
 }
 
 #[tokio::test]
-async fn every_2_keep_3_with_events_and_when() {
+async fn case_5_7_every_2_keep_3_with_events_and_when() {
     let trace = [
         (2, "s2"),
         (3, "s3"),
@@ -316,13 +316,13 @@ async fn every_2_keep_3_with_events_and_when() {
 }
 
 #[tokio::test]
-async fn when_alone_deletes_nothing() {
+async fn case_5_7_when_alone_deletes_nothing() {
     let trace = [(2, "s2"), (4, "s4"), (6, "s6"), (8, "")];
     check(WhenAlone, &trace).await;
 }
 
 #[tokio::test]
-async fn every_1() {
+async fn case_5_7_every_1() {
     let trace = [(1, "s1"), (2, "s2 d1"), (3, "s3 d2")];
     check(Every1, &trace).await;
 }
@@ -334,7 +334,7 @@ async fn never() {
 }
 
 #[tokio::test]
-async fn an_atomic_write_gets_one_snapshot_at_its_end() {
+async fn case_5_7_an_atomic_write_gets_one_snapshot_at_its_end() {
     let (node, log) = start(Every3Keep2).await;
     node.ask::<Counter<Every3Keep2>>("c", &8).await.unwrap();
     wait_until("the snapshot", || log.text() == "s8 d2").await;
@@ -344,7 +344,7 @@ async fn an_atomic_write_gets_one_snapshot_at_its_end() {
 
 /// As many events as would have been due, replayed without a snapshot, are worth one.
 #[tokio::test]
-async fn a_long_recovery_ends_with_a_snapshot() {
+async fn case_5_7_a_long_recovery_ends_with_a_snapshot() {
     let (mut node, log) = start(Never).await;
     node.ask::<Counter<Never>>("c", &4).await.unwrap();
     node.restart(Counter::<Every3Keep2>(PhantomData)).await;

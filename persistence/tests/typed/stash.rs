@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use perennial_persistence::backoff::BackoffSettings;
 use perennial_persistence::command::{ReplyTo, Request};
-use perennial_persistence::command_error::{Applied, CommandError};
+use perennial_persistence::command_error::{Applied, CommandError, StashLimit};
 use perennial_persistence::engine::{EngineSettings, EntityState, StashOverflow};
 use perennial_persistence::journal::memory::faults::{Fault, Operation};
 use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::writer::Epoch;
 
 use crate::counter::{Command, Counter, State};
 use crate::fixture::{Acks, Node, SHARD, answered, command_request};
@@ -75,6 +76,13 @@ impl Client {
         let error = answer.unwrap_err();
         assert_eq!(error.applied(), Applied::No, "{error}");
         error
+    }
+
+    /// Returns when everything sent before is handled as far as it can be: the worker
+    /// answers this when it takes in what is new, and takes in nothing else before it has
+    /// handled that.
+    async fn until_handled(&self) {
+        self.node.engine.describe(SHARD, &entity()).await;
     }
 
     /// The state, as soon as the entity is back.
@@ -369,20 +377,21 @@ async fn ts10_a_full_stash_refuses_one_command() {
         let commands = names("cmd", 0..=stash_capacity as u32);
         for name in &commands {
             c.tell(name, Increment);
-            // What waits to be handled is bounded on its own.
-            c.tell("get", Get);
-            if name != &commands[stash_capacity] {
-                c.expect_state(0, false).await;
-            }
+            c.until_handled().await;
         }
         let refused = c.expect_refused(&commands[stash_capacity]).await;
-        match stash_overflow {
-            StashOverflow::Drop => assert!(matches!(refused, CommandError::Overloaded { .. })),
-            _ => assert!(matches!(refused, CommandError::StashFull { .. })),
-        }
+        let limit = StashLimit::Entity(stash_capacity);
+        let expected = match stash_overflow {
+            StashOverflow::Drop => CommandError::Dropped(limit),
+            _ => CommandError::StashFull(limit),
+        };
+        assert_eq!(refused, expected);
+        // The next one is let in, or nothing could ever bring back what was put aside.
+        c.tell("get", Get);
         c.expect_state(0, false).await;
-        c.tell_all(&[("act", Activate), ("done-unstashing", Get)]);
+        c.tell("act", Activate);
         c.expect(["act"]).await;
+        c.tell("done-unstashing", Get);
         let stashed = commands[..stash_capacity].iter().map(String::as_str);
         c.expect(stashed).await;
         c.expect(["done-unstashing"]).await;
@@ -402,17 +411,82 @@ async fn ts11_a_full_stash_fails_the_entity() {
     c.tell("deact", Deactivate);
     c.expect(["deact"]).await;
     for name in names("cmd", 0..=4) {
-        c.tell_all(&[(&name, Increment), ("get", Get)]);
-        c.expect_state(0, false).await;
+        c.tell(&name, Increment);
+        c.until_handled().await;
     }
     c.tell("cmd-5", Increment);
     let full = c.expect_refused("cmd-5").await;
-    assert!(matches!(full, CommandError::StashFull { capacity: 5 }));
+    assert_eq!(full, CommandError::StashFull(StashLimit::Entity(5)));
     for name in names("cmd", 0..=4) {
         let refused = c.expect_refused(&name).await;
         assert!(matches!(refused, CommandError::BackingOff { .. }));
     }
     assert_eq!(c.state_when_back().await, (0, false));
+}
+
+/// What waits and what is put aside share one capacity (I-10).
+#[tokio::test]
+async fn what_waits_and_what_is_put_aside_are_bounded_together() {
+    let mut c = Client::with(EngineSettings {
+        stash_capacity: 5,
+        ..EngineSettings::default()
+    })
+    .await;
+    c.tell("deact", Deactivate);
+    c.expect(["deact"]).await;
+    for name in ["inc-1", "inc-2", "inc-3"] {
+        c.tell(name, Increment);
+        c.until_handled().await;
+    }
+    let delay = Fault::Delay(Duration::from_millis(50));
+    c.node.faults().at(Operation::Write, 1, delay);
+    c.tell("upd", Update(1));
+    c.until_handled().await;
+    // Three are put aside, so two may wait for the update to be stored.
+    c.tell_all(&[("get", Get), ("get", Get), ("too many", Get)]);
+    let limit = StashLimit::Entity(5);
+    let full = c.expect_refused("too many").await;
+    assert_eq!(full, CommandError::StashFull(limit));
+    c.expect(["upd"]).await;
+    c.expect_state(1, false).await;
+    c.expect_state(1, false).await;
+    c.tell("act", Activate);
+    c.expect(["act", "inc-1", "inc-2", "inc-3"]).await;
+}
+
+/// The budget of the node is one for all entities. It refuses and fails nobody, serves
+/// those in memory that keep up, and is given back.
+#[tokio::test]
+async fn a_node_bounds_what_waits_for_all_its_entities() {
+    let mut c = Client::with(EngineSettings {
+        stash_total: 4,
+        stash_overflow: StashOverflow::Fail,
+        ..EngineSettings::default()
+    })
+    .await;
+    let ask = async |id: &str, command: Command| c.node.ask::<Counter>(id, &command).await;
+    ask("other", Increment).await.unwrap();
+    ask("c", Deactivate).await.unwrap();
+    let mut put_aside = Acks::new();
+    for name in names("inc", 1..=4) {
+        put_aside.tell::<Counter>(&c.node, "c", &name, &Increment);
+        c.until_handled().await;
+    }
+    let full = CommandError::StashFull(StashLimit::Node(4));
+    assert_eq!(ask("new", Get).await, Err(full.clone()));
+    assert_eq!(ask("other", Get).await, Ok((1, true)));
+    let delay = Fault::Delay(Duration::from_millis(50));
+    c.node.faults().at(Operation::Write, 1, delay);
+    c.acks.tell::<Counter>(&c.node, "other", "out", &Increment);
+    c.until_handled().await;
+    // The next one may wait behind the write that is out, one more may not.
+    c.acks.tell::<Counter>(&c.node, "other", "next", &Get);
+    c.acks.tell::<Counter>(&c.node, "other", "too many", &Get);
+    assert_eq!(c.expect_refused("too many").await, full);
+    c.expect(["out", "next"]).await;
+    c.node.ask::<Counter>("c", &Activate).await.unwrap();
+    put_aside.expect(["inc-1", "inc-2", "inc-3", "inc-4"]).await;
+    assert_eq!(c.node.ask::<Counter>("new", &Get).await, Ok((0, true)));
 }
 
 /// TS12. The originals drop what is put aside when the entity stops. Here the next
@@ -506,7 +580,7 @@ async fn ts15_a_stuck_replay_keeps_as_much_as_fits() {
     for _ in 0..2 * capacity + 1 {
         match c.acks.next().await.1 {
             Ok(_) => replied += 1,
-            Err(CommandError::StashFull { .. }) => refused += 1,
+            Err(CommandError::StashFull(_)) => refused += 1,
             Err(error) => panic!("{error}"),
         }
     }
@@ -534,6 +608,23 @@ async fn what_is_stashed_too_long_is_answered() {
     c.tell_all(&[("act", Activate), ("get", Get)]);
     c.expect(["act", "inc"]).await;
     c.expect_state(1, true).await;
+}
+
+/// What is put aside when the entity is deleted is for its next life.
+#[tokio::test]
+async fn a_deletion_hands_on_what_is_put_aside() {
+    let mut c = Client::new().await;
+    c.tell_all(&[("inc-1", Increment), ("deact", Deactivate)]);
+    c.expect(["inc-1", "deact"]).await;
+    c.tell_all(&[("inc-2", Increment), ("inc-3", Increment)]);
+    c.until_handled().await;
+    let id = entity();
+    let deletion = c.node.engine.delete(SHARD, Epoch(1), &id);
+    let deletion = tokio::time::timeout(Duration::from_secs(20), deletion);
+    deletion.await.expect("it should end").unwrap();
+    c.expect(["inc-2", "inc-3"]).await;
+    c.tell("get", Get);
+    c.expect_state(2, true).await;
 }
 
 /// I-8: a retry of a command that was stored is answered from its first run, not put

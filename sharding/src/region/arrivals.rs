@@ -71,6 +71,7 @@ fn take_in_one(inner: &Inner, forwarded: Forwarded, place: mpsc::OwnedPermit<(u6
             correlation_id: forwarded.correlation_id,
         },
         waits_since: None,
+        may_have_run: false,
     };
     if is_behind {
         // Returned, it could be overtaken by a later one that is accepted.

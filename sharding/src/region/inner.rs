@@ -105,6 +105,7 @@ impl Inner {
             deadline,
             reply_to,
             waits_since: None,
+            may_have_run: false,
         };
         if let Some((engine, epoch)) = slot.ready_here() {
             engine.deliver(parcel.into_envelope(shard, epoch, nr));
@@ -327,7 +328,9 @@ impl Inner {
         let mut resent = 0;
         let now = now();
         let lost = slot.route.lost(session, |nr, parcel| {
-            let resend = parcel.can_be_repeated() || unwritten.contains(&Ticket::new(shard, nr));
+            let is_unwritten = unwritten.contains(&Ticket::new(shard, nr));
+            let resend = parcel.can_be_repeated() || is_unwritten;
+            parcel.may_have_run |= !is_unwritten && !parcel.is_read();
             resent += u64::from(resend);
             parcel.waits_since = Some(now);
             resend
@@ -347,7 +350,7 @@ impl LinkEvents for Inner {
         let has_waiting = slot.route.waiting_len() > 0;
         drop(slot);
         if let Some(parcel) = parcel {
-            parcel.reply_to.answer(answer);
+            parcel.answer(answer);
         }
         if has_waiting {
             self.change(ticket.shard(), |_| {});

@@ -14,6 +14,7 @@ use perennial_persistence::command::{Answer, Request};
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::peer::{
@@ -29,6 +30,9 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// The pause before the first attempt to connect again; doubles up to the last.
 const RECONNECT_FIRST: Duration = Duration::from_millis(20);
 const RECONNECT_LAST: Duration = Duration::from_millis(500);
+
+/// How long connecting may take: what is lost on the way is not waited for.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// A command's number on all links of a node: its shard and its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,15 +156,16 @@ impl Link {
         loop {
             let opened = tokio::select! {
                 () = self.ended.cancelled() => break,
-                opened = transport.open(&self.peer, header) => opened,
+                opened = timeout(CONNECT_MAX, transport.open(&self.peer, header)) => opened,
             };
             match opened {
-                Ok(stream) => {
+                Err(_) => tracing::debug!(node = self.peer.node.0, "no stream of commands in time"),
+                Ok(Ok(stream)) => {
                     pause = RECONNECT_FIRST;
                     self.converse(stream, events).await;
                     self.lose(events);
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     tracing::debug!(node = self.peer.node.0, %error, "no stream of commands");
                 }
             }
@@ -183,18 +188,26 @@ impl Link {
             std::mem::take(&mut queue.rejected)
         };
         events.has_room(rejected);
+        let outstanding =
+            metrics::gauge!("perennial_link_outstanding", "node" => self.peer.node.0.to_string());
+        outstanding.set(0.0);
         let write = async {
             loop {
                 // First the place: what is taken is written.
                 let Ok(place) = frames.reserve().await else {
                     return;
                 };
-                place.send(self.next_batch(events).await);
+                let batch = self.next_batch(events).await;
+                outstanding.increment(batch.len() as f64);
+                place.send(batch);
             }
         };
         let read = async {
             while let Some(batch) = back.recv().await {
                 for frame in batch {
+                    if !matches!(frame, BackFrame::Credit(_)) {
+                        outstanding.decrement(1.0);
+                    }
                     self.hear(frame, events);
                 }
             }
@@ -294,3 +307,7 @@ fn payload_len(request: &Request) -> usize {
         Request::State => 0,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod link_test;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use perennial_persistence::command::{Envelope, ReplyTo, Request, Told};
+use perennial_persistence::command::{Answer, Envelope, ReplyTo, Request, Told};
 use perennial_persistence::command_error::{Applied, CommandError};
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::writer::{Epoch, ShardNr};
@@ -16,6 +16,8 @@ pub(super) struct Parcel {
     pub(super) reply_to: ReplyTo,
     /// Since when it waits for a home of its shard; set when it begins to.
     pub(super) waits_since: Option<Instant>,
+    /// It was sent to an owner that was lost, and is sent again.
+    pub(super) may_have_run: bool,
 }
 
 impl Parcel {
@@ -26,6 +28,7 @@ impl Parcel {
             deadline: envelope.deadline,
             reply_to: envelope.reply_to,
             waits_since: None,
+            may_have_run: false,
         }
     }
 
@@ -46,6 +49,10 @@ impl Parcel {
         matches!(self.reply_to, ReplyTo::Peer { .. })
     }
 
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self.request, Request::State)
+    }
+
     /// Whether a second run is no second effect.
     pub(super) fn can_be_repeated(&self) -> bool {
         match &self.request {
@@ -58,9 +65,32 @@ impl Parcel {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
+    /// Answers it.
+    pub(super) fn answer(self, answer: Answer) {
+        let answer = match answer {
+            Err(error) if self.may_have_run => Err(of_a_second_run(error)),
+            answer => answer,
+        };
+        self.reply_to.answer(answer);
+    }
+
+    /// Made ready for entities of this node, which answer by themselves.
+    pub(super) fn into_own_hands(mut self) -> Self {
+        if std::mem::take(&mut self.may_have_run) {
+            // Rare: the owner was lost, and this node came in its place.
+            let (own, answer) = ReplyTo::ask();
+            let asked = std::mem::replace(&mut self.reply_to, own);
+            tokio::spawn(async move {
+                let answer = answer.await.unwrap_or(Err(CommandError::OwnerLost));
+                asked.answer(answer.map_err(of_a_second_run));
+            });
+        }
+        self
+    }
+
     /// Answers it with an error.
     pub(super) fn refuse(self, error: CommandError) {
-        self.reply_to.answer(Err(error));
+        self.answer(Err(error));
     }
 
     /// Its deadline has passed, and nothing has happened.
@@ -90,5 +120,25 @@ impl Parcel {
         {
             place.send((correlation_id, Told::RouteAnew { index }));
         }
+    }
+}
+
+/// What an error of a second run says of a command: it must not claim that nothing
+/// happened, unless the owner knows of the first (I-8).
+fn of_a_second_run(error: CommandError) -> CommandError {
+    match error {
+        // The entity has looked for the command id before it said so; or it would have
+        // said the same the first time.
+        CommandError::Rejected { .. }
+        | CommandError::SequenceNrMismatch { .. }
+        | CommandError::Unhandled { .. }
+        | CommandError::EntityTypeUnknown { .. }
+        | CommandError::PayloadInvalid { .. } => error,
+        CommandError::DeadlineExceeded { .. } => {
+            let applied = Applied::Unknown;
+            CommandError::DeadlineExceeded { applied }
+        }
+        error if error.applied() == Applied::Unknown => error,
+        _ => CommandError::OwnerLost,
     }
 }

@@ -114,7 +114,7 @@ impl Slot {
         match &self.host {
             Some(host) if host.may_serve() => {
                 let waits_since = parcel.waits_since;
-                let envelope = parcel.into_envelope(self.shard, epoch, nr);
+                let envelope = parcel.into_own_hands().into_envelope(self.shard, epoch, nr);
                 let refused = host.engine.offer(envelope).err();
                 refused.map(|envelope| Parcel {
                     waits_since,

@@ -179,6 +179,7 @@ impl PeerHandler for Handler {
                 self.0.passivate_here(&id).await;
                 PeerResponse::Done
             }
+            PeerRequest::Delete(id) => PeerResponse::Deleted(self.0.delete_here(&id).await),
             _ => unreachable!("regions ask for nothing else"),
         })
     }

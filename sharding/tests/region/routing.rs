@@ -205,6 +205,8 @@ async fn entities_are_described_and_passivated_wherever_they_are() {
     assert_eq!(world.nodes[1].engine.live_entities(), 0);
     let placement = region.describe(&id).await.unwrap();
     assert_eq!(placement.entity.state, EntityState::Passive);
+    let next_life = region.delete(&entity_in(1, 1)).await.unwrap();
+    assert_eq!(next_life, SequenceNr::ZERO);
     let past = region.state_at(&id, SequenceNr::new(1)).await;
     assert_eq!(texts(past), ["a"]);
     let homeless = region.describe(&entity_in(5, 0)).await.unwrap();

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use futures::{Stream, StreamExt as _};
 use perennial::proto::v1::entity_service_server::{EntityService, EntityServiceServer};
 use perennial::proto::v1::{
-    GetStateRequest, GetStateResponse, ListEntitiesRequest, ListEntitiesResponse, SendRequest,
-    SendResponse,
+    DeleteEntityRequest, DeleteEntityResponse, GetStateRequest, GetStateResponse,
+    ListEntitiesRequest, ListEntitiesResponse, SendRequest, SendResponse,
 };
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
@@ -111,6 +111,13 @@ impl EntityService for Echo {
         &self,
         _: Request<ListEntitiesRequest>,
     ) -> Result<Response<ListEntitiesResponse>, Status> {
+        Err(Status::unimplemented("only sends are echoed"))
+    }
+
+    async fn delete_entity(
+        &self,
+        _: Request<DeleteEntityRequest>,
+    ) -> Result<Response<DeleteEntityResponse>, Status> {
         Err(Status::unimplemented("only sends are echoed"))
     }
 }

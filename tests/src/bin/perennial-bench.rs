@@ -1,7 +1,7 @@
-//! Measures what a command costs on this machine. Build it for release:
+//! Measures what things cost on this machine. Build it for release:
 //!
 //! ```text
-//! cargo run --release -p perennial-tests --bin perennial-bench -- stream --journal sqlite
+//! cargo run --release -p perennial-tests --bin perennial-bench -- stream --journal postgres
 //! ```
 //!
 //! Prints one line of JSON. What is in it is said in `bench.rs`.
@@ -10,19 +10,34 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::Parser;
-use perennial_tests::bench::{self, Options, Shape, cluster, echo};
+use perennial_tests::bench::memory::MemoryOptions;
+use perennial_tests::bench::recovery::RecoveryOptions;
+use perennial_tests::bench::service::ServiceOptions;
+use perennial_tests::bench::{
+    Options, Shape, cluster, echo, hot, journal, memory, recovery, service,
+};
+use perennial_tests::binaries::build_perennial;
 
-/// Measures a node, an echo server and the journal alone, one after the other.
+/// Measures a part of Perennial, and in the same run its floor: the least that the
+/// same could cost.
 #[derive(Parser)]
 enum Command {
-    /// One gRPC call for each command.
-    Commands(Options),
-    /// All commands over one gRPC stream.
-    Stream(Options),
+    /// A node, one gRPC call for each command.
+    Commands(ServiceOptions),
+    /// A node, all commands over one gRPC stream.
+    Stream(ServiceOptions),
+    /// A node, all commands to one entity.
+    Hot(Options),
+    /// The journal without a node: its append API.
+    Journal(Options),
+    /// A node that was just started, all entities cold.
+    Recovery(RecoveryOptions),
+    /// The memory of a node by its number of entities.
+    Memory(MemoryOptions),
     /// One node against several on this machine, local against forwarded, handoff and
     /// takeover.
     Cluster(cluster::Options),
-    /// Serves as the floor of the measurement; started by the two others.
+    /// Serves as the floor of the measurement; started by others.
     #[command(name = echo::SUBCOMMAND, hide = true)]
     EchoServer {
         /// Where to listen.
@@ -32,15 +47,21 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let (shape, options) = match Command::parse() {
-        Command::Commands(options) => (Shape::Commands, options),
-        Command::Stream(options) => (Shape::Stream, options),
-        Command::Cluster(options) => {
-            println!("{}", cluster::run(&options).await?);
-            return Ok(());
-        }
-        Command::EchoServer { listen } => return echo::serve(listen).await,
+    let command = Command::parse();
+    if let Command::EchoServer { listen } = command {
+        return echo::serve(listen).await;
+    }
+    build_perennial()?;
+    let report = match &command {
+        Command::Commands(options) => service::run(Shape::Commands, options).await?,
+        Command::Stream(options) => service::run(Shape::Stream, options).await?,
+        Command::Hot(options) => hot::run(options).await?,
+        Command::Journal(options) => journal::run(options).await?,
+        Command::Recovery(options) => recovery::run(options).await?,
+        Command::Memory(options) => memory::run(options).await?,
+        Command::Cluster(options) => cluster::run(options).await?,
+        Command::EchoServer { .. } => return Ok(()),
     };
-    println!("{}", bench::run(shape, &options).await?);
+    println!("{report}");
     Ok(())
 }

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 /// Counts what it stored, unless it is told to misbehave.
 struct Misbehaving;
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct Stored {
     count: u64,
 }

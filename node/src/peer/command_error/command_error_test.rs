@@ -28,9 +28,11 @@ fn kind_nr(error: &CommandError) -> usize {
         CommandError::OwnerLost => 18,
         CommandError::DeadlineExceeded { .. } => 19,
         CommandError::Panicked { .. } => 20,
+        CommandError::Dropped(_) => 21,
+        CommandError::DeletionUnfinished { .. } => 22,
     }
 }
-const KINDS: usize = 21;
+const KINDS: usize = 23;
 
 /// All values differ, so that one in the wrong place is found.
 fn one_of_each() -> Vec<CommandError> {
@@ -65,7 +67,8 @@ fn one_of_each() -> Vec<CommandError> {
             len: 7,
             limit: 6,
         },
-        CommandError::StashFull { capacity: 8 },
+        CommandError::StashFull(StashLimit::Entity(8)),
+        CommandError::Dropped(StashLimit::Node(20)),
         CommandError::BufferFull {
             shard: 9,
             buffered: 10,
@@ -74,6 +77,7 @@ fn one_of_each() -> Vec<CommandError> {
         CommandError::PersistRejected { message: text("a") },
         CommandError::JournalUnavailable { message: text("b") },
         CommandError::PersistFailed { message: text("c") },
+        CommandError::DeletionUnfinished { message: text("g") },
         CommandError::WriterConflict {
             sequence_nr: SequenceNr::MAX,
             ours: WriterUuid(Uuid::from_u128(1)),

@@ -105,7 +105,7 @@ impl EventSourced for Touchy {
     }
 }
 
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 struct Unmakeable;
 
 impl Default for Unmakeable {
@@ -138,9 +138,9 @@ fn a_panic_becomes_an_error_wherever_it_happens() {
     for place in ["event", "manifest", "make reply", "reply"] {
         let mut touchy =
             EventSourcedBehavior::new(Arc::new(Definition::new(Touchy).unwrap()), 100).unwrap();
-        match touchy.handle(&Payload::json(place), SequenceNr::ZERO) {
+        match touchy.handle(&Payload::json(place), SequenceNr::ZERO, None) {
             Handled::Broken(error) => assert!(is_panic(&error), "{place}: {error}"),
-            Handled::Refused(error) => panic!("{place}: refused: {error}"),
+            Handled::Refused { error, .. } => panic!("{place}: refused: {error}"),
             _ => panic!("{place}: accepted"),
         }
     }

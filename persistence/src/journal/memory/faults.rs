@@ -33,6 +33,11 @@ pub enum Operation {
     ListEntities,
     /// [`crate::journal::Journal::delete_events`].
     DeleteEvents,
+    /// [`crate::entity_deletion::EntityDeletion::delete_entity`], before anything is
+    /// deleted.
+    DeleteEntity,
+    /// The same, after the tombstone is stored and before the rows are deleted.
+    DeleteEntityRows,
     /// [`crate::snapshot_store::SnapshotStore::load`].
     LoadSnapshot,
     /// [`crate::snapshot_store::SnapshotStore::save`].

@@ -1,5 +1,7 @@
 //! Appending a batch: try until its outcome is known, and keep failures apart.
 //!
+//! * A batch that cannot be stored as a whole is stored append by append, still by one
+//!   statement.
 //! * A lost connection decides nothing: the identical statement is repeated on
 //!   another, until the deadline. It stores what the first one did not, and
 //!   otherwise the rows say whose they are (`outcome.rs`).
@@ -11,10 +13,11 @@
 //!   connection, when the whole may have been stored.
 
 use futures::future::{BoxFuture, FutureExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use super::columns::Columns;
 use super::outcome;
-use super::statement::{self, APPEND, Piece};
+use super::statement::{APPEND_ALL, APPEND_EACH, Piece};
 use crate::journal::repetition::{Repetition, first_repetition};
 use crate::journal::{Append, AppendError, Appended};
 use crate::storage::postgres::connections::{Connections, Failure, Retry};
@@ -192,35 +195,52 @@ fn fill(outcomes: Vec<Option<Appended>>, failure: &AppendError) -> Vec<Appended>
     outcomes.into_iter().map(filled).collect()
 }
 
-/// Sends the statement once. `sent` says whether an earlier one may have done
+fn all(pieces: &[Piece<'_>]) -> Vec<Option<Appended>> {
+    let all = |piece: &Piece<'_>| Appended {
+        stored_writes: piece.writes.len(),
+        failure: None,
+    };
+    pieces.iter().map(|piece| Some(all(piece))).collect()
+}
+
+/// Sends the batch once. `sent` says whether an earlier one may have done
 /// something.
 async fn attempt(target: &Target<'_>, pieces: &[Piece<'_>], sent: bool) -> Attempt {
     let (lane, lane_nr) = target.connections.append_lane(target.lane);
-    let mut guard = match timeout_at(target.deadline, lane.acquire(target.session)).await {
-        Ok(Ok(guard)) => guard,
+    let mut guard = match lane.acquire(target.session, target.deadline).await {
+        Ok(guard) => guard,
         // Nothing was sent.
-        Ok(Err(error)) => return Attempt::InTheWay(error.to_string()),
-        Err(_) => return Attempt::InTheWay("no connection could be made in time".into()),
+        Err(error) => return Attempt::InTheWay(format!("no connection could be made: {error}")),
     };
     let work = async {
-        let arguments = statement::arguments(target.session, lane_nr, pieces)?;
-        let done = sqlx::query_with(APPEND, arguments)
+        let columns = Columns::of(pieces);
+        let events: usize = pieces.iter().map(Piece::event_count).sum();
+        let is_all = |rows: u64| usize::try_from(rows) == Ok(events);
+        // An earlier attempt that may have done something makes this one useless.
+        if !sent {
+            let arguments = columns.for_all(target.session, lane_nr)?;
+            let query = sqlx::query_with(APPEND_ALL, arguments);
+            match query.execute(guard.connection()).await {
+                Ok(done) if is_all(done.rows_affected()) => return Ok(all(pieces)),
+                Ok(_) => {}
+                Err(error) if Failure::of(&error) == Failure::UniqueViolation => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let arguments = columns.for_each(target.session, lane_nr)?;
+        let done = sqlx::query_with(APPEND_EACH, arguments)
             .execute(guard.connection())
             .await?;
-        let events: usize = pieces.iter().map(Piece::event_count).sum();
-        if usize::try_from(done.rows_affected()) == Ok(events) {
-            let all = |piece: &Piece<'_>| Appended {
-                stored_writes: piece.writes.len(),
-                failure: None,
-            };
-            return Ok(pieces.iter().map(|piece| Some(all(piece))).collect());
+        if is_all(done.rows_affected()) {
+            return Ok(all(pieces));
         }
         // From here on an error must count as undecided: something may be stored.
         let looked = outcome::look(guard.connection(), target.session, lane_nr, pieces, sent).await;
         looked.map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))
     };
     let patience = target.connections.options.append_timeout / ATTEMPTS;
-    let error = match timeout(patience, work).await {
+    let give_up = target.deadline.min(Instant::now() + patience);
+    let error = match timeout_at(give_up, work).await {
         Ok(Ok(decided)) => {
             guard.give_back();
             return Attempt::Decided(decided);

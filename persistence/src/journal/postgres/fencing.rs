@@ -45,8 +45,9 @@
 //! never by an earlier owner. Between the earlier owner and R there was a fence; by
 //! I-2, what the earlier owner stored, R has read, and it stores nothing any more.
 //! Two writers that nobody fenced (a bug, two clusters on one database) are still
-//! kept apart by the primary key, and by the check that an append begins right after
-//! the highest number there is.
+//! kept apart by the primary key; and by the check that an append begins right after
+//! an event that is there or, where events were deleted, after the highest number the
+//! stream ever had.
 //!
 //! **Termination.** A fence waits only for writes that have the lock. After 500 ms it
 //! ends those backends that block it and are named after the fenced session, and

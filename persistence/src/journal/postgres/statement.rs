@@ -1,19 +1,16 @@
-//! The one statement that appends a batch, and its arguments.
+//! The statements that append a batch.
 //!
-//! It is a statement and not a transaction, because then nothing is left open when
-//! a client stalls, and one round trip carries everything. It stores an append or
-//! a first part of it; what was not stored and why is asked afterwards
-//! (`outcome.rs`), because nearly always everything is. Why a fence holds against
-//! it is told in `fencing.rs`.
-
-use sqlx::postgres::PgArguments;
-use uuid::Uuid;
+//! [`APPEND_ALL`] stores the whole batch or nothing of it; nearly always that is the
+//! whole, so it asks once for each append and not for each event. When it has stored
+//! nothing, [`APPEND_EACH`] stores each append on its own merits; what was not stored
+//! then and why is asked afterwards (`outcome.rs`).
+//!
+//! Both are statements and not transactions, because then nothing is left open when
+//! a client stalls, and one round trip carries everything. Why a fence holds against
+//! them is told in `fencing.rs`. Their arguments: `columns.rs`.
 
 use crate::journal::{Append, AtomicWrite};
 use crate::sequence_nr::SequenceNr;
-use crate::storage::postgres::connections::arguments;
-use crate::storage::{epoch_i64, metadata_json};
-use crate::writer::SessionUuid;
 
 /// Consecutive writes of one append: all of them, unless they were cut because a
 /// command id repeats, or split to find what poisons them.
@@ -63,25 +60,69 @@ impl<'a> Piece<'a> {
 
 /// * `lane` locks the session's row. A fence waits for the lock, and an append that
 ///   waited for a fence reads the row again, as it is after the fence; that is why
-///   the insert takes `fenced_shards` from here. Nothing else in the statement is
-///   read anew after waiting.
-/// * `repeated` finds, per append, the first write whose command is stored already.
-///   It and the later writes of its append are left out, without an error that
-///   would undo the neighbours. (With `EXISTS` the planner may read the whole index
-///   into a hash table; a `LIMIT` keeps it from that.)
-/// * An append is stored only if the highest number of its stream is the
-///   predecessor of its first event; the primary key refuses what a rival stores
-///   between this look and the insert.
-/// * The fields of an append are repeated with each of its events: most appends
-///   have one, and a join of two lists would be planned without knowing how long
-///   they are.
-pub(super) const APPEND: &str = "\
+///   the insert depends on what is read here. Nothing else in the statement is read
+///   anew after waiting.
+/// * `first` are the first events of the appends: those with an epoch. Each must be
+///   the next of its stream: the event before it is there, or it begins where a
+///   stream without that event ends. Should the number itself be taken, the primary
+///   key refuses the statement.
+/// * No command may be stored already. (With `EXISTS` the planner may read the whole
+///   index into a hash table; a `LIMIT` keeps it from that.)
+///
+/// Columns that are null throughout are sent as one null: `unnest` fills them up.
+pub(super) const APPEND_ALL: &str = "\
+    WITH lane AS ( \
+        SELECT fenced_shards FROM perennial.writer_sessions \
+        WHERE session = $1 AND lane = $2 AND fenced_at IS NULL FOR SHARE \
+    ), checked AS ( \
+        SELECT bool_and( \
+            coalesce((lane.fenced_shards ->> first.shard::text)::bigint, -1) < first.epoch \
+            AND ((SELECT true FROM perennial.events s \
+                  WHERE s.persistence_id = first.persistence_id AND s.sequence_nr = first.sequence_nr - 1 LIMIT 1) \
+                 IS TRUE \
+                 OR first.sequence_nr - 1 = coalesce((SELECT t.highest FROM perennial.streams t \
+                                                      WHERE t.persistence_id = first.persistence_id), 0)) \
+        ) AS is_good \
+        FROM lane CROSS JOIN unnest($5::text[], $6::bigint[], $7::int[], $8::bigint[]) \
+            AS first (persistence_id, sequence_nr, shard, epoch) \
+        WHERE first.epoch IS NOT NULL \
+    ) \
+    INSERT INTO perennial.events (persistence_id, sequence_nr, tx, writer_uuid, shard, write_len, codec, \
+                                  manifest, payload, tags, metadata, command_id, reply_codec, reply_manifest, reply) \
+    SELECT e.persistence_id, e.sequence_nr, \
+           (SELECT pg_current_xact_id()::text::bigint + coalesce((SELECT tx_offset FROM perennial.cluster WHERE one), 0)), \
+           e.writer_uuid, e.shard, e.write_len, e.codec, e.manifest, e.payload, \
+           e.tags::text[], e.metadata::jsonb, e.command_id, e.reply_codec, e.reply_manifest, e.reply \
+    FROM unnest($5::text[], $6::bigint[], $7::int[], $9::uuid[], $10::int[], $11::smallint[], $12::text[], \
+                $13::bytea[], $14::text[], $15::text[], $16::text[], $17::smallint[], $18::text[], $19::bytea[]) \
+        WITH ORDINALITY AS e (persistence_id, sequence_nr, shard, writer_uuid, write_len, codec, manifest, payload, \
+                              tags, metadata, command_id, reply_codec, reply_manifest, reply, place) \
+    WHERE (SELECT is_good FROM checked) \
+      AND (SELECT true FROM unnest($3::text[], $4::text[]) AS c (persistence_id, command_id) \
+           WHERE (SELECT true FROM perennial.events s \
+                  WHERE s.persistence_id = c.persistence_id AND s.command_id = c.command_id LIMIT 1) \
+              OR (SELECT true FROM perennial.deleted_commands d \
+                  WHERE d.persistence_id = c.persistence_id AND d.command_id = c.command_id LIMIT 1) \
+           LIMIT 1) IS NULL \
+    ORDER BY e.place";
+
+/// Differs from [`APPEND_ALL`] in that it leaves out what cannot be stored, without
+/// an error that would undo the neighbours:
+///
+/// * of an append, the first write whose command is stored already (`repeated`) and
+///   those after it;
+/// * an append that does not begin right after the highest number of its stream. The
+///   primary key refuses what a rival stores between this look and the insert.
+///
+/// The fields of an append are repeated with each of its events: a join of two lists
+/// would be planned without knowing how long they are.
+pub(super) const APPEND_EACH: &str = "\
     WITH lane AS ( \
         SELECT fenced_shards FROM perennial.writer_sessions \
         WHERE session = $1 AND lane = $2 AND fenced_at IS NULL FOR SHARE \
     ), repeated AS ( \
         SELECT c.append_nr, min(c.write_nr) AS write_nr \
-        FROM unnest($3::int[], $4::int[], $5::text[], $6::text[]) AS c (append_nr, write_nr, persistence_id, command_id) \
+        FROM unnest($3::text[], $4::text[], $20::int[], $21::int[]) AS c (persistence_id, command_id, append_nr, write_nr) \
         WHERE (SELECT true FROM perennial.events s \
                WHERE s.persistence_id = c.persistence_id AND s.command_id = c.command_id LIMIT 1) \
            OR (SELECT true FROM perennial.deleted_commands d \
@@ -95,12 +136,13 @@ pub(super) const APPEND: &str = "\
            e.writer_uuid, e.shard, e.write_len, e.codec, e.manifest, e.payload, \
            e.tags::text[], e.metadata::jsonb, e.command_id, e.reply_codec, e.reply_manifest, e.reply \
     FROM lane CROSS JOIN unnest( \
-        $7::int[], $8::int[], $9::text[], $10::int[], $11::bigint[], $12::uuid[], $13::bigint[], $14::bigint[], \
-        $15::int[], $16::smallint[], $17::text[], $18::bytea[], $19::text[], $20::text[], $21::text[], \
-        $22::smallint[], $23::text[], $24::bytea[]) WITH ORDINALITY \
-        AS e (append_nr, write_nr, persistence_id, shard, epoch, writer_uuid, first_nr, sequence_nr, write_len, codec, \
-              manifest, payload, tags, metadata, command_id, reply_codec, reply_manifest, reply, place) \
-    WHERE coalesce((lane.fenced_shards ->> e.shard::text)::bigint, -1) < e.epoch \
+        $5::text[], $6::bigint[], $7::int[], $9::uuid[], $10::int[], $11::smallint[], $12::text[], $13::bytea[], \
+        $14::text[], $15::text[], $16::text[], $17::smallint[], $18::text[], $19::bytea[], \
+        $22::int[], $23::int[], $24::bigint[], $25::bigint[]) WITH ORDINALITY \
+        AS e (persistence_id, sequence_nr, shard, writer_uuid, write_len, codec, manifest, payload, \
+              tags, metadata, command_id, reply_codec, reply_manifest, reply, \
+              append_nr, write_nr, first_nr, append_epoch, place) \
+    WHERE coalesce((lane.fenced_shards ->> e.shard::text)::bigint, -1) < e.append_epoch \
       AND e.first_nr - 1 = coalesce( \
           (SELECT s.sequence_nr FROM perennial.events s WHERE s.persistence_id = e.persistence_id \
            ORDER BY s.sequence_nr DESC LIMIT 1), \
@@ -108,159 +150,23 @@ pub(super) const APPEND: &str = "\
       AND NOT EXISTS (SELECT FROM repeated r WHERE r.append_nr = e.append_nr AND r.write_nr <= e.write_nr) \
     ORDER BY e.place";
 
-/// The arguments of [`APPEND`]: a column of each field.
-pub(super) fn arguments(
-    session: SessionUuid,
-    lane: i32,
-    pieces: &[Piece<'_>],
-) -> Result<PgArguments, sqlx::Error> {
-    let mut commands = Commands::default();
-    let mut events = Events::default();
-    for (append_nr, piece) in (0..).zip(pieces) {
-        let mut sequence_nr = piece.first.as_i64();
-        for (write_nr, write) in (0..).zip(piece.writes) {
-            let metadata = metadata_json(&write.metadata);
-            let command = write.command.as_ref();
-            if let Some(command) = command {
-                commands.append_nr.push(append_nr);
-                commands.write_nr.push(write_nr);
-                commands
-                    .persistence_id
-                    .push(piece.append.persistence_id.as_str());
-                commands.command_id.push(command.command_id.as_str());
-            }
-            for (index, event) in write.events.iter().enumerate() {
-                let command = command.filter(|_| index == 0);
-                events.append_nr.push(append_nr);
-                events.write_nr.push(write_nr);
-                events
-                    .persistence_id
-                    .push(piece.append.persistence_id.as_str());
-                // At most the number of shards, and an epoch fits as well.
-                events
-                    .shard
-                    .push(i32::try_from(piece.append.shard.0).unwrap_or(i32::MAX));
-                events.epoch.push(epoch_i64(piece.append.epoch));
-                events.writer_uuid.push(piece.append.writer.0);
-                events.first_nr.push(piece.first.as_i64());
-                events.sequence_nr.push(sequence_nr);
-                // An atomic write is far shorter: it fits in memory.
-                let len = i32::try_from(write.events.len()).unwrap_or(i32::MAX);
-                events.write_len.push((index == 0).then_some(len));
-                events.codec.push(event.payload.codec.0);
-                events.manifest.push(&event.payload.manifest);
-                events.payload.push(&event.payload.bytes);
-                events.tags.push(text_array(&event.tags));
-                events.metadata.push(metadata.clone());
-                events
-                    .command_id
-                    .push(command.map(|command| command.command_id.as_str()));
-                events
-                    .reply_codec
-                    .push(command.map(|command| command.reply.codec.0));
-                events
-                    .reply_manifest
-                    .push(command.map(|command| &*command.reply.manifest));
-                events
-                    .reply
-                    .push(command.map(|command| &*command.reply.bytes));
-                sequence_nr += 1;
-            }
-        }
-    }
-    arguments![
-        session.0,
-        lane,
-        commands.append_nr,
-        commands.write_nr,
-        commands.persistence_id,
-        commands.command_id,
-        events.append_nr,
-        events.write_nr,
-        events.persistence_id,
-        events.shard,
-        events.epoch,
-        events.writer_uuid,
-        events.first_nr,
-        events.sequence_nr,
-        events.write_len,
-        events.codec,
-        events.manifest,
-        events.payload,
-        events.tags,
-        events.metadata,
-        events.command_id,
-        events.reply_codec,
-        events.reply_manifest,
-        events.reply,
-    ]
-}
-
-#[derive(Default)]
-struct Commands<'a> {
-    append_nr: Vec<i32>,
-    write_nr: Vec<i32>,
-    persistence_id: Vec<&'a str>,
-    command_id: Vec<&'a str>,
-}
-
-#[derive(Default)]
-struct Events<'a> {
-    append_nr: Vec<i32>,
-    write_nr: Vec<i32>,
-    persistence_id: Vec<&'a str>,
-    shard: Vec<i32>,
-    epoch: Vec<i64>,
-    writer_uuid: Vec<Uuid>,
-    first_nr: Vec<i64>,
-    sequence_nr: Vec<i64>,
-    write_len: Vec<Option<i32>>,
-    codec: Vec<i16>,
-    manifest: Vec<&'a str>,
-    payload: Vec<&'a [u8]>,
-    tags: Vec<Option<String>>,
-    metadata: Vec<Option<String>>,
-    command_id: Vec<Option<&'a str>>,
-    reply_codec: Vec<Option<i16>>,
-    reply_manifest: Vec<Option<&'a str>>,
-    reply: Vec<Option<&'a [u8]>>,
-}
-
-/// Texts as an array literal, because arrays of arrays of different lengths cannot
-/// be sent; `None` when there are none.
-fn text_array(texts: &[String]) -> Option<String> {
-    if texts.is_empty() {
-        return None;
-    }
-    let mut literal = String::from("{");
-    for (index, text) in texts.iter().enumerate() {
-        literal.push_str(if index == 0 { "\"" } else { ",\"" });
-        for character in text.chars() {
-            if matches!(character, '"' | '\\') {
-                literal.push('\\');
-            }
-            literal.push(character);
-        }
-        literal.push('"');
-    }
-    literal.push('}');
-    Some(literal)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use sqlx::{ConnectOptions, Executor, Row};
+    use uuid::Uuid;
 
     use super::*;
+    use crate::journal::postgres::columns::Columns;
     use crate::storage::migrate;
     use crate::storage::postgres::connections::PLANNER;
     use crate::testing::postgres_server::TestDatabase;
+    use crate::writer::SessionUuid;
 
     /// I-2 hangs on the lane's row being locked and read: a subquery that nothing
     /// depends on would be dropped from the plan.
     #[tokio::test]
-    async fn the_plan_locks_the_lane_and_reads_it() {
+    async fn the_plans_lock_the_lane_and_read_it() {
         let database = TestDatabase::new().await;
         migrate(&database.url()).await.unwrap();
         let options = database.connect_options().options(PLANNER);
@@ -271,32 +177,32 @@ mod tests {
                          VALUES ('a|a', 1, 1, gen_random_uuid(), 1, 1, '', ''); ANALYZE perennial.events";
         for fill in ["", one_event] {
             connection.execute(fill).await.unwrap();
-            let explain = format!("EXPLAIN {APPEND}");
             let nobody = SessionUuid(Uuid::nil());
-            let arguments = arguments(nobody, 1, &[]).unwrap();
-            let rows = sqlx::query_with(&explain, arguments)
-                .fetch_all(&mut connection)
-                .await
-                .unwrap();
-            let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-            let plan = plan.join("\n");
-            for expected in [
-                "LockRows",
-                "CTE Scan on lane",
-                "Scan Backward using events_pkey",
-                "using events_command_id",
-                "using deleted_commands_pkey",
-            ] {
-                assert!(plan.contains(expected), "{expected} in {plan}");
+            let columns = Columns::of(&[]);
+            let (all, each) = (columns.for_all(nobody, 1), columns.for_each(nobody, 1));
+            let statements = [
+                (APPEND_ALL, all, "Scan using events_pkey"),
+                (APPEND_EACH, each, "Scan Backward using events_pkey"),
+            ];
+            for (statement, arguments, look) in statements {
+                let explain = format!("EXPLAIN {statement}");
+                let rows = sqlx::query_with(&explain, arguments.unwrap())
+                    .fetch_all(&mut connection)
+                    .await
+                    .unwrap();
+                let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+                let plan = plan.join("\n");
+                for expected in [
+                    "LockRows",
+                    "CTE Scan on lane",
+                    look,
+                    "using events_command_id",
+                    "using deleted_commands_pkey",
+                ] {
+                    assert!(plan.contains(expected), "{expected} in {plan}");
+                }
+                assert!(!plan.contains("Seq Scan"), "{plan}");
             }
-            assert!(!plan.contains("Seq Scan"), "{plan}");
         }
-    }
-
-    #[test]
-    fn texts_become_an_array_literal() {
-        let texts = ["", "a,b", "\"q\" \\ {}"].map(String::from);
-        assert_eq!(text_array(&texts).unwrap(), r#"{"","a,b","\"q\" \\ {}"}"#);
-        assert_eq!(text_array(&[]), None);
     }
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use crate::behavior::OutsideWork;
 use crate::codec::CodecError;
 use crate::command::{ReplyTo, Request};
-use crate::command_error::{Applied, CommandError};
+use crate::command_error::{Applied, CommandError, StashLimit};
 use crate::engine::{EngineSettings, StashOverflow};
 use crate::payload::Payload;
 use crate::persisting::Commands;
@@ -27,14 +27,14 @@ pub(crate) struct OutsideTicket(u64);
 #[derive(Default)]
 pub(super) struct Aside {
     /// In order of arrival.
-    stashed: Vec<Queued>,
-    outside: BTreeMap<OutsideTicket, Outside>,
+    pub(super) stashed: Vec<Queued>,
+    pub(super) outside: BTreeMap<OutsideTicket, Outside>,
     /// Pieces of work outside for which commands wait.
     paused_by: usize,
 }
 
 /// A command that goes on outside.
-struct Outside {
+pub(super) struct Outside {
     queued: Queued,
     commands: Commands,
     /// It came from a command that is not answered yet.
@@ -90,11 +90,11 @@ impl Cell {
     pub(super) fn put_aside(&mut self, mut queued: Queued, settings: &EngineSettings) {
         // What the index said is old when the command comes back.
         queued.index = Index::NotAsked;
-        let stashed = &mut self.work().aside.stashed;
-        if stashed.len() < settings.stash_capacity {
-            stashed.push(queued);
+        let capacity = settings.stash_capacity;
+        if self.kept() < capacity {
+            self.work().aside.stashed.push(queued);
         } else {
-            self.overflow(queued.reply_to, settings);
+            self.overflow(queued.reply_to, StashLimit::Entity(capacity), settings);
         }
     }
 
@@ -106,22 +106,28 @@ impl Cell {
         }
     }
 
-    /// There is no room for a command.
-    pub(super) fn overflow(&mut self, reply_to: ReplyTo, settings: &EngineSettings) {
-        let capacity = settings.stash_capacity;
-        metrics::counter!("perennial_stash_overflows_total").increment(1);
-        match settings.stash_overflow {
-            StashOverflow::Reply => reply_to.answer(Err(CommandError::StashFull { capacity })),
-            StashOverflow::Drop => {
-                tracing::warn!(entity = %self.persistence_id, capacity, "the stash is full: a command is dropped");
-                reply_to.answer(Err(CommandError::Overloaded { limit: capacity }));
+    /// There is no room for a command. That of the node is no fault of the entity's.
+    pub(super) fn overflow(
+        &mut self,
+        reply_to: ReplyTo,
+        limit: StashLimit,
+        settings: &EngineSettings,
+    ) {
+        count_overflow(limit);
+        let error = match (settings.stash_overflow, limit) {
+            (StashOverflow::Drop, StashLimit::Entity(_)) => {
+                tracing::warn!(entity = %self.persistence_id, %limit, "a command is dropped");
+                CommandError::Dropped(limit)
             }
-            StashOverflow::Fail => {
-                let error = CommandError::StashFull { capacity };
-                self.work().broken.get_or_insert_with(|| error.to_string());
-                reply_to.answer(Err(error));
+            (StashOverflow::Fail, StashLimit::Entity(_)) => {
+                self.stop_requested = true;
+                let overflowed = &mut self.work().overflowed;
+                overflowed.get_or_insert_with(|| limit.to_string());
+                CommandError::StashFull(limit)
             }
-        }
+            (StashOverflow::Reply, _) | (_, StashLimit::Node(_)) => CommandError::StashFull(limit),
+        };
+        reply_to.answer(Err(error));
     }
 
     /// Starts work outside. It comes back as `queued`, or as a command without a
@@ -134,12 +140,10 @@ impl Cell {
     ) {
         let is_asked = queued.is_some();
         let queued = queued.unwrap_or_else(Queued::of_nobody);
-        let aside = &mut self.work().aside;
         let capacity = cx.settings.stash_capacity;
-        if aside.outside.len() >= capacity {
-            metrics::counter!("perennial_stash_overflows_total").increment(1);
-            let error = CommandError::StashFull { capacity };
-            queued.reply_to.answer(Err(error));
+        if self.kept() >= capacity {
+            let limit = StashLimit::Entity(capacity);
+            self.overflow(queued.reply_to, limit, cx.settings);
             return;
         }
         let commands = work.commands;
@@ -250,6 +254,15 @@ impl Cell {
         }
         self.run(cx)
     }
+}
+
+/// A command has no room.
+pub(crate) fn count_overflow(limit: StashLimit) {
+    let limit = match limit {
+        StashLimit::Entity(_) => "entity",
+        StashLimit::Node(_) => "node",
+    };
+    metrics::counter!("perennial_stash_overflows_total", "limit" => limit).increment(1);
 }
 
 impl Queued {

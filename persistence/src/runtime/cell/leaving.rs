@@ -10,7 +10,9 @@ use crate::handing_back::HandBackReason;
 use crate::retention::Retention;
 use crate::sequence_nr::SequenceNr;
 
-use super::{Action, Cell, CellContext, Index, Next, Queued, Stage, guard_answers, retention};
+use super::{
+    Action, Cell, CellContext, Failure, Index, Next, Queued, Stage, guard_answers, retention,
+};
 
 impl Cell {
     /// Asks the cell to leave memory when what it has handled is stored; what
@@ -30,6 +32,12 @@ impl Cell {
     /// Starts over from the journal with what is in the stash, or leaves when
     /// nothing is.
     pub(super) fn restart(&mut self, cx: &mut CellContext<'_>) -> Next {
+        if let Some(message) = self.work().overflowed.take() {
+            return Next::Failed {
+                failure: Failure::Handling,
+                message,
+            };
+        }
         self.take_back();
         self.give_up_unasked();
         if self.leaves_for_good() {

@@ -109,7 +109,8 @@ impl Cell {
             return self.begin_turns(cx);
         }
         self.stage = Stage::Ready;
-        let replayed = bounds.highest.get() - self.snapshot_nr.get();
+        let replayed_from = self.snapshot_nr.max(bounds.deleted_to);
+        let replayed = bounds.highest.get() - replayed_from.get();
         if let Some(take) = self.retention.after_recovery(replayed, bounds.highest)
             && let Some(payload) = self.encode_snapshot()
         {

@@ -84,8 +84,8 @@ impl Cell {
         let found = match found {
             Ok(found) => found,
             Err(message) => {
-                // Without the index no retry can be told from a new command.
-                self.refuse_all(&CommandError::JournalUnavailable { message });
+                // Without the index a retry cannot be told from a new command.
+                self.refuse_asked(asked, &CommandError::JournalUnavailable { message });
                 return self.run(cx);
             }
         };
@@ -114,5 +114,22 @@ impl Cell {
             self.stop_requested = true;
         }
         self.run(cx)
+    }
+
+    /// Refuses the waiting commands with one of these ids.
+    fn refuse_asked(&mut self, asked: &[CommandId], error: &CommandError) {
+        let is_asked = |queued: &Queued| match &queued.request {
+            Request::Command {
+                command_id: Some(command_id),
+                ..
+            } => asked.contains(command_id),
+            _ => false,
+        };
+        let stash = &mut self.work().stash;
+        let refused;
+        (refused, *stash) = std::mem::take(stash).into_iter().partition(is_asked);
+        for queued in refused {
+            queued.reply_to.answer(Err(error.clone()));
+        }
     }
 }

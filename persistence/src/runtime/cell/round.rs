@@ -1,6 +1,6 @@
 //! A round: the commands that wait, handled one after another.
 
-use crate::behavior::{After, AfterEffects, Handled};
+use crate::behavior::{After, Handled};
 use crate::command::{Answer, Reply, Request};
 use crate::command_error::{Applied, CommandError};
 use crate::handing_back::ReadGuard;
@@ -8,7 +8,7 @@ use crate::journal::{Append, AtomicWrite, CommandRecord, NewEvent};
 use crate::payload::Payload;
 use crate::persisting::Commands;
 
-use crate::runtime::guarded_journal::OPEN_MESSAGE;
+use crate::runtime::guarded_journal::journal_out_of_reach;
 
 use super::retries::Recalled;
 use super::{Action, Cell, CellContext, Failure, Held, Next, Promise, Queued, Stage};
@@ -110,15 +110,6 @@ impl Cell {
             let applied = Applied::No;
             return self.hold_answer(queued, Err(CommandError::DeadlineExceeded { applied }), cx);
         }
-        if cx.journal_out_of_reach {
-            // Refused before it is handled, so that the entity can stay.
-            let message = OPEN_MESSAGE.to_owned();
-            return self.hold_answer(
-                queued,
-                Err(CommandError::JournalUnavailable { message }),
-                cx,
-            );
-        }
         let Request::Command {
             payload,
             expected_sequence_nr,
@@ -129,11 +120,16 @@ impl Cell {
             *bytes += answer.as_ref().map_or(0, |r| r.payload.bytes.len());
             return self.hold_answer(queued, answer, cx);
         };
-        let certainly_new = match self.recall(&queued) {
-            Recalled::New { certainly } => certainly,
-            Recalled::Stored(reply) => return self.hold_answer(queued, Ok(reply), cx),
-            Recalled::UnderWay => return Step::EndBefore(queued),
-            Recalled::AskIndex => return Step::LookUp(queued),
+        // What stores nothing needs no journal, so a live entity answers it all the same.
+        let unwritable = cx.journal_out_of_reach.then(journal_out_of_reach);
+        let certainly_new = match (self.recall(&queued), &unwritable) {
+            (Recalled::Stored(reply), _) => return self.hold_answer(queued, Ok(reply), cx),
+            (Recalled::UnderWay, _) => return Step::EndBefore(queued),
+            (Recalled::New { certainly: false } | Recalled::AskIndex, Some(unwritable)) => {
+                return self.hold_answer(queued, Err(unwritable.clone()), cx);
+            }
+            (Recalled::New { certainly }, _) => certainly,
+            (Recalled::AskIndex, None) => return Step::LookUp(queued),
         };
         if let Some(expected) = *expected_sequence_nr
             && expected != self.sequence_nr
@@ -146,13 +142,15 @@ impl Cell {
             return self.hold_answer(queued, Err(error), cx);
         }
         let at = self.sequence_nr;
-        let handled = self.event_sourced().handle(payload, at);
+        let handled = self
+            .event_sourced()
+            .handle(payload, at, unwritable.as_ref());
         let stores = matches!(&handled, Handled::Accepted { events, .. } if !events.is_empty());
         if !stores && !certainly_new {
             // What stores nothing takes effect only when the command is no retry of
             // one that did (I-8).
             return match handled {
-                Handled::Broken(_) => {
+                Handled::Broken(_) | Handled::Spoiled(_) => {
                     // Perhaps it failed on its own effect. The state is not to be
                     // trusted: start over, then ask the index first.
                     self.retries_likely = true;
@@ -179,12 +177,17 @@ impl Cell {
                     sequence_nr: self.sequence_nr,
                     duplicate: false,
                 });
-                self.stop_requested |= then.stop;
-                self.hold(queued, Promise::Answer(answer), then.effects, cx)
+                self.hold_followed(queued, answer, then, cx)
             }
-            Handled::Refused(error) => self.hold_answer(queued, Err(error), cx),
-            Handled::Stashed => self.hold(queued, Promise::Stash, None, cx),
-            Handled::Outside(work) => self.hold(queued, Promise::Outside(work), None, cx),
+            Handled::Refused { error, then } => self.hold_followed(queued, Err(error), then, cx),
+            Handled::Spoiled(error) => {
+                // The next incarnation goes on from what is stored.
+                self.stop_requested = true;
+                self.hold_answer(queued, Err(error), cx);
+                Step::End
+            }
+            Handled::Stashed => self.hold(queued, Promise::Stash, cx),
+            Handled::Outside(work) => self.hold(queued, Promise::Outside(work), cx),
             Handled::Broken(error) => {
                 self.work().broken = Some(error.to_string());
                 self.hold_answer(queued, Err(error), cx);
@@ -251,7 +254,7 @@ impl Cell {
     }
 
     fn hold_answer(&mut self, queued: Queued, answer: Answer, cx: &mut CellContext<'_>) -> Step {
-        self.hold(queued, Promise::Answer(answer), None, cx)
+        self.hold(queued, Promise::Answer(answer), cx)
     }
 
     /// Says something of the entity's state, for which nothing is stored. With writes
@@ -285,30 +288,59 @@ impl Cell {
         }
     }
 
-    /// Keeps a promise when everything handled before it is stored: at once, if
-    /// everything is.
-    fn hold(
+    /// Answers what stored nothing, and does what follows.
+    fn hold_followed(
         &mut self,
         queued: Queued,
-        promise: Promise,
-        then: Option<Box<AfterEffects>>,
+        answer: Answer,
+        then: After,
         cx: &mut CellContext<'_>,
     ) -> Step {
-        let ends_round = then.is_some() || matches!(promise, Promise::Outside(_));
-        let held = Held {
+        self.stop_requested |= then.stop;
+        let at = self.sequence_nr;
+        let take = then.snapshot.then(|| self.retention.asked(at)).flatten();
+        let mut held = self.held(queued, Promise::Answer(answer));
+        held.snapshot = take.and_then(|_| self.encode_snapshot());
+        held.then = then.effects;
+        self.defer(held, cx)
+    }
+
+    fn hold(&mut self, queued: Queued, promise: Promise, cx: &mut CellContext<'_>) -> Step {
+        let held = self.held(queued, promise);
+        self.defer(held, cx)
+    }
+
+    /// The promise of what stored nothing.
+    fn held(&self, queued: Queued, promise: Promise) -> Held {
+        Held {
             queued,
             promise,
             wrote: false,
             sequence_nr: self.sequence_nr,
             snapshot: None,
             then_stop: false,
-            then,
-        };
+            then: None,
+        }
+    }
+
+    /// Keeps a promise when everything handled before it is stored: at once, if
+    /// everything is.
+    fn defer(&mut self, held: Held, cx: &mut CellContext<'_>) -> Step {
+        let ends_round = held.then.is_some() || matches!(held.promise, Promise::Outside(_));
         let Some(held) = self.confirm(held, cx) else {
             return if ends_round { Step::End } else { Step::GoOn };
         };
         match self.work().persisting.defer(held, Commands::GoOn) {
-            Some(held) => self.keep(held, cx),
+            Some(mut held) => {
+                if let Some(payload) = held.snapshot.take() {
+                    let sequence_nr = held.sequence_nr;
+                    cx.actions.push(Action::SaveSnapshot {
+                        sequence_nr,
+                        payload,
+                    });
+                }
+                self.keep(held, cx);
+            }
             None if ends_round => return Step::End,
             None => {}
         }

@@ -21,6 +21,7 @@ impl Cell {
         self.stage = Stage::Ready;
         let stop = self.release_stored(outcome.stored_writes, cx);
         let Some(failure) = outcome.failure else {
+            self.event_sourced().committed();
             self.stop_requested |= stop;
             return self.run(cx);
         };
@@ -31,17 +32,21 @@ impl Cell {
         match failure {
             AppendError::DuplicateCommand { stored, .. } => {
                 self.retries_likely = true;
+                // Who is told of it must find it in the state from then on (I-12).
+                let is_known = stored.sequence_nr <= self.stored_nr;
+                let undone = is_known && self.undo_round(outcome.stored_writes, &unsettled);
                 self.settle_first(unsettled, |_| Index::Stored(stored));
-                self.restart(cx)
+                self.go_on_or_restart(undone, cx)
             }
             AppendError::Rejected { message } => {
+                let undone = self.undo_round(outcome.stored_writes, &unsettled);
                 let mut unsettled = unsettled.into_iter();
                 if let Some(refused) = unsettled.next() {
                     let error = CommandError::PersistRejected { message };
                     refused.queued.reply_to.answer(Err(error));
                 }
                 self.handle_again(unsettled.map(|held| held.queued));
-                self.restart(cx)
+                self.go_on_or_restart(undone, cx)
             }
             AppendError::Conflict {
                 first_sequence_nr,
@@ -62,6 +67,10 @@ impl Cell {
             }
             AppendError::Unavailable { message } => {
                 let error = CommandError::JournalUnavailable { message };
+                if self.undo_round(outcome.stored_writes, &unsettled) {
+                    self.refuse_writes(unsettled, &error);
+                    return self.run(cx);
+                }
                 for held in unsettled {
                     held.queued.reply_to.answer(Err(error.clone()));
                 }
@@ -147,6 +156,29 @@ impl Cell {
         }
         for work in effects.outside {
             self.go_outside(None, work, cx);
+        }
+    }
+
+    /// Makes the state what it was before a round of which certainly nothing is stored.
+    /// False when the state has to be recovered instead.
+    fn undo_round(&mut self, stored_writes: usize, unsettled: &[Held]) -> bool {
+        let is_whole = stored_writes == 0 && !self.stop_requested && !self.is_broken();
+        if !is_whole || !self.event_sourced().undo() {
+            return false;
+        }
+        self.sequence_nr = self.stored_nr;
+        self.command_ids.forget_after(self.stored_nr);
+        if unsettled.iter().any(|held| held.snapshot.is_some()) {
+            self.retention.snapshot_failed();
+        }
+        true
+    }
+
+    fn go_on_or_restart(&mut self, undone: bool, cx: &mut CellContext<'_>) -> Next {
+        if undone {
+            self.run(cx)
+        } else {
+            self.restart(cx)
         }
     }
 

@@ -8,9 +8,10 @@
 use crate::actor::StashRequest;
 use crate::behavior::ActorCommand;
 use crate::command::Request;
-use crate::command_error::CommandError;
+use crate::command_error::{CommandError, StashLimit};
+use crate::engine::EngineSettings;
 use crate::journal::Append;
-use crate::runtime::guarded_journal::OPEN_MESSAGE;
+use crate::runtime::guarded_journal::journal_out_of_reach;
 
 use super::retries::Recalled;
 use super::{Action, Cell, CellContext, Index, Next, Queued, Stage};
@@ -103,17 +104,10 @@ impl Cell {
         Some(Next::Idle)
     }
 
-    fn take_turn(&mut self, mut queued: Queued, cx: &mut CellContext<'_>) -> Turn {
+    fn take_turn(&mut self, queued: Queued, cx: &mut CellContext<'_>) -> Turn {
         // A caller that gave up was told that this is never handled.
         if !queued.reply_to.begin() || queued.is_overdue(cx.now) {
             queued.refuse_overdue();
-            return Turn::Over;
-        }
-        if cx.journal_out_of_reach {
-            // Refused before it is handled, so that the entity can stay.
-            let message = OPEN_MESSAGE.to_owned();
-            let error = CommandError::JournalUnavailable { message };
-            queued.reply_to.answer(Err(error));
             return Turn::Over;
         }
         let expected = match &queued.request {
@@ -127,6 +121,15 @@ impl Cell {
                 ..
             } => *expected_sequence_nr,
         };
+        let Some(mut queued) = self.attach_retry(queued, cx.settings) else {
+            return Turn::Over;
+        };
+        if cx.journal_out_of_reach {
+            // Refused before it is handled: once it is it cannot be undone, and nobody
+            // knows beforehand whether it stores something.
+            queued.reply_to.answer(Err(journal_out_of_reach()));
+            return Turn::Over;
+        }
         match self.recall(&queued) {
             Recalled::New { certainly: true } => {}
             // Once it is handled it cannot be undone.
@@ -156,6 +159,24 @@ impl Cell {
         }
         self.receive(queued, cx);
         Turn::Over
+    }
+
+    /// A retry whose original is under way gets its answer and is not handled. Gives back
+    /// what is none.
+    fn attach_retry(&mut self, queued: Queued, settings: &EngineSettings) -> Option<Queued> {
+        let Some(command_id) = queued.request.command_id() else {
+            return Some(queued);
+        };
+        let Some(origin) = self.actor().under_way(command_id) else {
+            return Some(queued);
+        };
+        let capacity = settings.stash_capacity;
+        if origin.attached() < capacity {
+            origin.attach(queued.reply_to);
+        } else {
+            self.overflow(queued.reply_to, StashLimit::Entity(capacity), settings);
+        }
+        None
     }
 
     fn receive(&mut self, queued: Queued, cx: &mut CellContext<'_>) {

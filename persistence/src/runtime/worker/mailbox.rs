@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::deleting::{DeleteRequest, Deleted};
 use crate::actor::StorageReport;
 use crate::codec::CodecError;
 use crate::command::{CommandId, Envelope};
@@ -53,6 +54,7 @@ pub(super) enum WorkerRequest {
     /// After all that was delivered to these shards before. Each is told, by
     /// dropping, when its entities have left; after so long they are made to.
     StopShards(Vec<(ShardNr, oneshot::Sender<()>)>, Duration),
+    Delete(DeleteRequest),
 }
 
 /// What cells wait for, and what the engine orders.
@@ -70,8 +72,10 @@ pub(super) enum WorkerEvent {
     /// To the cell that is in this place now, if it still waits for it.
     OutsideReturned(usize, OutsideTicket, Result<Payload, CodecError>),
     StorageReport(Address, StorageReport),
+    EntityDeleted(PersistenceId, Deleted),
     /// The node is over its limit and this worker has the oldest idle entity.
     PassivateOldest,
+    IdleTimeoutsChanged,
     Stop,
 }
 
@@ -157,6 +161,18 @@ impl WorkerHandle {
         }
     }
 
+    /// Returns when the entity is deleted, or is not going to be; `None` when the
+    /// worker has ended.
+    pub(crate) async fn delete(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Deleted>) -> DeleteRequest,
+    ) -> Option<Deleted> {
+        let (done, deleted) = oneshot::channel();
+        let request = WorkerRequest::Delete(request(done));
+        self.requests.send(request).await.ok()?;
+        deleted.await.ok()
+    }
+
     pub(crate) fn recovery_page(
         &self,
         to: Address,
@@ -186,6 +202,10 @@ impl WorkerHandle {
         self.event(WorkerEvent::StorageReport(to, report));
     }
 
+    pub(super) fn entity_deleted(&self, id: PersistenceId, deleted: Deleted) {
+        self.event(WorkerEvent::EntityDeleted(id, deleted));
+    }
+
     pub(super) fn commands_found(
         &self,
         to: Address,
@@ -206,6 +226,10 @@ impl WorkerHandle {
 
     pub(super) fn passivate_oldest(&self) {
         self.event(WorkerEvent::PassivateOldest);
+    }
+
+    pub(crate) fn idle_timeouts_changed(&self) {
+        self.event(WorkerEvent::IdleTimeoutsChanged);
     }
 
     pub(crate) fn stop(&self) {

@@ -48,6 +48,7 @@ impl Worker {
         for (shard, left) in shards {
             waiters.entry(shard).or_default().push(left);
         }
+        self.give_up_deletions(|shard| waiters.contains_key(&shard));
         let is_of_shard = |(slot, resident): (usize, &super::Resident)| {
             let shard = resident.cell.shard;
             waiters.contains_key(&shard).then_some((shard, slot))
@@ -68,6 +69,7 @@ impl Worker {
             if may_leave {
                 self.leave(slot, "handoff");
             } else {
+                self.recount(slot);
                 staying.entry(shard).or_default().insert(slot);
             }
         }

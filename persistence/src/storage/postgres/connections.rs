@@ -12,7 +12,7 @@ use futures::FutureExt;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::journal::JournalError;
 use crate::storage::StorageOptions;
@@ -32,6 +32,11 @@ const CONTROL_CONNECTIONS: u32 = 4;
 /// analysed; so scans are ruled out. What remains of them must not look so costly
 /// that it is compiled.
 pub(crate) const PLANNER: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
+
+/// Each statement has one good plan, whatever its arguments. Left to itself Postgres
+/// goes back and forth between that and planning anew, which costs as much as 30
+/// events stored, or 20 entities read.
+const ONE_PLAN: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
 
 /// First and longest pause before something is tried again. The longest is short
 /// enough that work goes on at once when a server is back.
@@ -67,36 +72,35 @@ impl Connections {
             let timeout = [("statement_timeout", timeout_ms)];
             address.0.as_ref().clone().options(PLANNER).options(timeout)
         };
-        let pool = |name: &str, size: u32| {
-            let pool = PgPoolOptions::new()
+        let pool = |size: u32| {
+            PgPoolOptions::new()
                 .max_connections(size.max(1))
                 .acquire_timeout(options.connect_timeout)
                 // A round trip per query. Reads are repeated instead.
                 .test_before_acquire(false)
                 // A standby lags behind: what it says is not the truth.
-                .after_connect(|connection, _| require_primary(connection).boxed());
-            let connect = with_timeout(options.statement_timeout).application_name(name);
-            (pool, connect)
+                .after_connect(|connection, _| require_primary(connection).boxed())
         };
         // Nobody waits longer for an append, so none works longer on it either.
         let lane_timeout = options.statement_timeout.min(options.append_timeout);
         let lane = |_| Lane {
             connection: Mutex::new(None),
-            options: with_timeout(lane_timeout),
+            options: with_timeout(lane_timeout).options(ONE_PLAN),
             connect_timeout: options.connect_timeout,
         };
         let readers = u32::try_from(options.recovery_connections).unwrap_or(u32::MAX);
-        let (readers, reader) = pool("perennial reader", readers);
-        let (control, controller) = pool("perennial registry", CONTROL_CONNECTIONS);
+        let connect = with_timeout(options.statement_timeout);
+        let reader = connect.clone().application_name("perennial reader");
         // Its work is rare, so it can afford to ask.
-        let control = control.before_acquire(|connection, _| {
+        let control = pool(CONTROL_CONNECTIONS).before_acquire(|connection, _| {
             require_primary(connection)
                 .map(|answer| Ok(answer.is_ok()))
                 .boxed()
         });
+        let controller = connect.application_name("perennial registry");
         Self {
             lanes: (0..=options.lanes.max(1)).map(lane).collect(),
-            readers: readers.connect_lazy_with(reader),
+            readers: pool(readers).connect_lazy_with(reader.options(ONE_PLAN)),
             control: control.connect_lazy_with(controller),
             options: options.clone(),
         }
@@ -144,7 +148,7 @@ impl Connections {
             let error = match timeout(self.options.statement_timeout * 2, query).await {
                 Ok(Ok(rows)) => return Ok(rows),
                 Ok(Err(error)) => error,
-                Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+                Err(_) => timed_out(),
             };
             if Failure::of(&error) == Failure::Undecided {
                 // Not back into the pool.
@@ -166,7 +170,8 @@ impl Connections {
         arguments: Result<PgArguments, sqlx::Error>,
     ) -> Result<PgRow, sqlx::Error> {
         let arguments = arguments?;
-        let lane = self.other_lane().acquire(session).await;
+        let deadline = Instant::now() + self.options.connect_timeout;
+        let lane = self.other_lane().acquire(session, deadline).await;
         // Not sent yet, so not undecided, whatever went wrong.
         let mut lane = lane.map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
         let query = sqlx::query_with(sql, arguments).fetch_one(lane.connection());
@@ -194,17 +199,17 @@ impl Connections {
         let arguments = arguments.map_err(failed)?;
         let mut retry = Retry::until(Instant::now() + self.options.append_timeout);
         loop {
-            let error = match self.other_lane().acquire(session).await {
+            let error = match self.other_lane().acquire(session, retry.deadline).await {
                 Ok(mut lane) => {
                     let query =
                         sqlx::query_with(sql, arguments.clone()).fetch_one(lane.connection());
-                    let error = match timeout(self.options.statement_timeout * 2, query).await {
+                    let error = match timeout_at(retry.deadline, query).await {
                         Ok(Ok(row)) => {
                             lane.give_back();
                             return Ok(row);
                         }
                         Ok(Err(error)) => error,
-                        Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+                        Err(_) => timed_out(),
                     };
                     if !Failure::of(&error).may_pass() {
                         return Err(failed(error));
@@ -241,6 +246,10 @@ impl Retry {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         true
     }
+}
+
+fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
 
 /// Fails on a server that only reads: a standby, or a primary that was demoted.
@@ -296,18 +305,23 @@ pub(crate) fn connection_name(session: SessionUuid) -> String {
 }
 
 impl Lane {
-    /// Waits for its turn and for a living connection named after the session.
-    /// When this fails, nothing was sent.
-    pub(crate) async fn acquire(&self, session: SessionUuid) -> Result<LaneGuard<'_>, sqlx::Error> {
-        let mut slot = self.connection.lock().await;
+    /// Waits for its turn and for a living connection named after the session, no
+    /// longer than until the deadline. When this fails, nothing was sent.
+    pub(crate) async fn acquire(
+        &self,
+        session: SessionUuid,
+        deadline: Instant,
+    ) -> Result<LaneGuard<'_>, sqlx::Error> {
+        let turn = timeout_at(deadline, self.connection.lock()).await;
+        let mut slot = turn.map_err(|_| timed_out())?;
         if let Some(mut kept) = slot.take()
             && kept.session == session
         {
+            // Half of the time is left for another connection, if this one is dead.
+            let patience = deadline.saturating_duration_since(Instant::now()) / 2;
+            let patience = patience.min(self.connect_timeout);
             let lives = kept.used.elapsed() < IDLE_BEFORE_PING
-                || matches!(
-                    timeout(self.connect_timeout, kept.connection.ping()).await,
-                    Ok(Ok(()))
-                );
+                || matches!(timeout(patience, kept.connection.ping()).await, Ok(Ok(())));
             if lives {
                 return Ok(LaneGuard {
                     slot,
@@ -324,9 +338,9 @@ impl Lane {
             require_primary(&mut connection).await?;
             Ok::<_, sqlx::Error>(connection)
         };
-        let connection = timeout(self.connect_timeout, connect)
-            .await
-            .map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))??;
+        let give_up = deadline.min(Instant::now() + self.connect_timeout);
+        let connection = timeout_at(give_up, connect).await;
+        let connection = connection.map_err(|_| timed_out())??;
         let current = LaneConnection {
             connection,
             session,

@@ -48,7 +48,7 @@ enum Command {
 }
 
 /// Loses its value in the codec.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Forgetful {
     #[serde(skip)]
     n: u32,
@@ -61,7 +61,7 @@ enum Event {
     StateForgets,
 }
 
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct State {
     sum: u32,
     forgets: Forgetful,

@@ -215,7 +215,7 @@ impl History<'_> {
             CommandError::JournalUnavailable { .. }
             | CommandError::RecoveryFailed { .. }
             | CommandError::BackingOff { .. }
-            | CommandError::StashFull { .. }
+            | CommandError::StashFull(_)
             | CommandError::ShardUnavailable { .. }
             | CommandError::DeadlineExceeded { .. } => true,
             _ => false,
