@@ -93,7 +93,10 @@ pub struct Shard {
 pub enum Home {
     /// Nobody's.
     Unassigned,
-    /// A session of a node owns it.
+    /// A session of a node owns it. If the same session owned it in an earlier epoch,
+    /// as after a handoff to a node that died, it has its appends of that epoch
+    /// settled or fenced before it recovers anything: to the journal they are another
+    /// owner's.
     Owned {
         /// The owner.
         node: NodeNr,

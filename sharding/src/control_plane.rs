@@ -13,9 +13,11 @@ use crate::cluster_state::{ClusterCommand, ClusterState};
 /// Who leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Leadership {
-    /// As far as this node knows.
+    /// As far as this node knows: one that was cut off takes itself for the leader
+    /// for as long as it is; see [`ControlPlane::confirm_leadership`].
     pub leader: Option<NodeNr>,
-    /// Grows with every election.
+    /// Grows with every election. A leader that was restarted before anybody missed
+    /// it goes on in the same term.
     pub term: u64,
 }
 
@@ -46,8 +48,8 @@ pub trait ControlPlane: Send + Sync + 'static {
     fn leadership(&self) -> watch::Receiver<Leadership>;
 
     /// Commits a change, through the leader if that is another node. Returns the
-    /// index at which it is applied here or will be. Safe to cancel; then it may be
-    /// committed all the same.
+    /// index at which it is applied here or will be. Gives up after some seconds. Safe
+    /// to cancel; then it may be committed all the same.
     ///
     /// # Errors
     /// [`ProposeError`].
@@ -57,9 +59,9 @@ pub trait ControlPlane: Send + Sync + 'static {
     ) -> impl Future<Output = Result<u64, ProposeError>> + Send;
 
     /// Returns when a quorum has confirmed, after this call, that this node leads, and
-    /// this node's state has everything that was committed before. Heartbeats are
-    /// acknowledged by it, so many calls are under way at once: they share rounds, each
-    /// served by one that begins after it.
+    /// everything that was committed before is in this node's state: look at the
+    /// state afterwards, not before. Who asks at the same time shares the
+    /// confirmation. Safe to cancel.
     ///
     /// # Errors
     /// [`ProposeError::NoLeader`] when it does not, or no quorum answers in time.

@@ -6,8 +6,9 @@
 //! acknowledged, so that no lease outlives the leader's patience. A heartbeat does
 //! not count from a node
 //!
-//! * that cannot reach the journal although others can: its shards are better off
-//!   elsewhere. If nobody can, all count and nothing moves;
+//! * that has not reached the journal for a while in which others have: its shards are
+//!   better off elsewhere. If nobody can, all count and nothing moves, and when it is
+//!   back, all have time to notice;
 //! * that was [`ignored`](FailureDetector::ignore), because it does not follow the
 //!   log any more.
 //!
@@ -32,7 +33,8 @@ pub struct DetectorSettings {
     /// A session of which nothing was heard for so long is dead.
     pub down_after: Duration,
     /// A node may be out of the journal's reach for so long while others are not:
-    /// longer than it takes until all notice that the journal itself has gone.
+    /// longer than it takes until all notice that the journal itself has gone, or is
+    /// back.
     pub journal_patience: Duration,
     /// A refused connection counts as death at once. Only for
     /// `cluster.reads = journal`: a lease may still be running.
@@ -76,6 +78,7 @@ struct Watched {
     alive_at: Instant,
     /// The latest heartbeat, whether it counted or not.
     heartbeat: Option<Heartbeat>,
+    journal_in_since: Option<Instant>,
     journal_out_since: Option<Instant>,
     refused: bool,
     ignored: bool,
@@ -103,6 +106,7 @@ impl FailureDetector {
                 session: member.session,
                 alive_at: now.max(self.led_since),
                 heartbeat: None,
+                journal_in_since: None,
                 journal_out_since: None,
                 refused: false,
                 ignored: false,
@@ -120,13 +124,12 @@ impl FailureDetector {
         heartbeat: Heartbeat,
         now: Instant,
     ) -> bool {
+        let patience = self.settings.journal_patience;
+        let for_long = |since: Option<Instant>| since.is_some_and(|since| now >= since + patience);
         let others_reach_journal = self.nodes.iter().any(|(&other, watched)| {
             other != node
                 && now < watched.alive_at + self.settings.down_after
-                && watched
-                    .heartbeat
-                    .as_ref()
-                    .is_some_and(|h| h.journal_in_reach)
+                && for_long(watched.journal_in_since)
         });
         let Some(watched) = self.nodes.get_mut(&node) else {
             return false;
@@ -136,11 +139,12 @@ impl FailureDetector {
         }
         if heartbeat.journal_in_reach {
             watched.journal_out_since = None;
+            watched.journal_in_since.get_or_insert(now);
+        } else {
+            watched.journal_in_since = None;
+            watched.journal_out_since.get_or_insert(now);
         }
-        let alone_without_journal = !heartbeat.journal_in_reach && {
-            let since = *watched.journal_out_since.get_or_insert(now);
-            now >= since + self.settings.journal_patience && others_reach_journal
-        };
+        let alone_without_journal = for_long(watched.journal_out_since) && others_reach_journal;
         watched.heartbeat = Some(heartbeat);
         let counts = !alone_without_journal && !watched.ignored;
         if counts {

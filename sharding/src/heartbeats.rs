@@ -23,6 +23,9 @@ use crate::peer::{Heartbeat, PeerRequest, PeerResponse};
 
 /// Unanswered at once; the next interval is skipped when there are so many.
 const UNANSWERED_MAX: usize = 16;
+/// A leader that has just been elected, or knows of a better one, is asked again so
+/// soon: leases run while the cluster is without one.
+const RETRY: Duration = Duration::from_millis(50);
 /// Between two looks at the journal.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The journal is out of reach when it does not answer for so long.
@@ -65,6 +68,9 @@ pub async fn beat<C: ControlPlane>(
                     Some(PeerResponse::SessionOver) => {
                         lease.end();
                         return;
+                    }
+                    Some(PeerResponse::NotLeader { .. }) => {
+                        ticks.reset_after(RETRY.min(times.heartbeat_interval()));
                     }
                     _ => {}
                 }

@@ -103,7 +103,7 @@ fn a_new_shard_goes_where_the_fewest_are() {
 fn without_nodes_nothing_is_planned() {
     let none = Weights::new();
     let ring = Ring::new(&none);
-    assert_eq!(homes_for(&[ShardNr(0)], &vec![None], &none, &ring), []);
+    assert_eq!(homes_for(&[ShardNr(0)], &[None], &none, &ring), []);
     assert_eq!(rebalance(&placed(&[3]), &none, &ring), []);
 }
 

@@ -143,6 +143,17 @@ fn if_nobody_can_reach_the_journal_nobody_dies() {
     }
 }
 
+/// They do not all notice at once.
+#[test]
+fn when_the_journal_is_back_all_have_time_to_notice() {
+    let mut leader = Leader::new(DetectorSettings::default());
+    for ms in (0..30_000).step_by(200) {
+        assert!(leader.heard(B, ms >= 20_000, ms));
+        let in_time = ms < 25_000;
+        assert_eq!(leader.heard(A, false, ms), in_time, "at {ms}");
+    }
+}
+
 /// What a dead node last said about the journal is no reason to move anything.
 #[test]
 fn only_the_living_say_that_the_journal_is_in_reach() {

@@ -162,6 +162,23 @@ async fn a_new_leader_takes_nobody_for_dead_at_once() {
     );
 }
 
+/// Leases have run without one for a while, so they must not wait for the next
+/// heartbeat, or the one after it.
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_extends_leases_at_once() {
+    let cluster = TestCluster::new().await;
+    let nodes = cluster.start(3).await;
+    for term in 0..10 {
+        sleep(Duration::from_millis(317)).await;
+        cluster.elect(nodes[term % 3].nr);
+        sleep(Duration::from_millis(80)).await;
+        let soon = Instant::now() + Duration::from_millis(1420);
+        for node in &nodes {
+            assert!(node.lease.holds_at(soon.into_std()), "in term {term}");
+        }
+    }
+}
+
 /// Heartbeats that were held back say that a node lives; the leader says that it
 /// must begin anew.
 #[tokio::test(start_paused = true)]

@@ -287,6 +287,7 @@ impl TestCluster {
     pub(crate) fn kill(&self, node: TestNode) {
         self.network.close(&loopback_address(node.nr));
         self.log.lock().unwrap().views.remove(&node.nr);
+        drop(node);
     }
 
     pub(crate) fn elect(&self, node: NodeNr) {
