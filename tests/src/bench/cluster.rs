@@ -17,7 +17,6 @@ use perennial_sharding::shard_id::shard_of;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::binaries::build_perennial;
 use crate::client::{Client, Failure};
 use crate::database::{self, PostgresServer, PostgresSetup, TestDatabase};
 use crate::eventually::eventually;
@@ -51,7 +50,6 @@ pub struct Options {
 /// # Errors
 /// When a process cannot be started, or a command fails.
 pub async fn run(options: &Options) -> Result<Value> {
-    build_perennial()?;
     let mut server = None;
     let alone = Cluster::start(1, &mut server).await?;
     let one = alone.load(options, &alone.everything(options)).await?;
