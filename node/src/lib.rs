@@ -29,7 +29,7 @@ pub mod telemetry;
 pub use config::Settings;
 pub use entity_ref::EntityRef;
 pub use node::Node;
-pub use perennial_persistence::codec::{Codec, Json};
+pub use perennial_persistence::codec::{Codec, Json, Protobuf};
 pub use perennial_persistence::effect::Effect;
 pub use perennial_persistence::event_sourced::EventSourced;
 

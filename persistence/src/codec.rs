@@ -1,11 +1,14 @@
 //! How commands, replies, events and states become bytes and come back.
 
+mod protobuf;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::protobuf::Protobuf;
 use crate::payload::{CodecId, Payload};
 
 /// Bytes could not be made, or could not be understood.
