@@ -3,48 +3,47 @@
 //! Requests come in through a bounded queue, answers to what cells asked for
 //! through a second one that is bounded by the cells themselves (each waits for
 //! at most one). A worker performs what cells decide and decides nothing about
-//! their contents. Messages: `worker/mailbox.rs`; entities that are to be deleted:
-//! `worker/deleting.rs`. Next: `cell.rs`.
+//! their contents.
+//!
+//! Parts: `worker/mailbox.rs` (messages), `starting.rs`, `performing.rs`,
+//! `failing.rs`, `leaving.rs` and `idleness.rs` (an entity's life), `shards.rs`
+//! (shards that leave the node), `deleting.rs` (entities that are to be deleted).
+//! Next: `cell.rs`.
 
 mod deleting;
+mod failing;
 mod idleness;
+mod leaving;
 mod mailbox;
+mod performing;
 mod shards;
+mod starting;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
+use rand::RngCore;
 use rand::rngs::StdRng;
-use rand::{Rng, RngCore};
 use slab::Slab;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
-use crate::codec::CodecError;
 use crate::command::Envelope;
-use crate::command_error::{CommandError, StashLimit};
 use crate::engine::{EntityDescription, EntityState, Shared};
 use crate::handing_back::HandBackReason;
 use crate::idle_order::Tick;
-use crate::journal::WriteRight;
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::WriterUuid;
 
-use super::cell::{
-    Action, Cell, CellContext, Failure, Next, OutsideTicket, PageVerdict, count_overflow,
-};
-use super::contained::look_up;
+use super::cell::{Action, Cell, CellContext, Next, OutsideTicket, PageVerdict};
 use super::recovery_pages::RecoveryFault;
-use super::snapshot_writer::SnapshotOwner;
 
 pub(crate) use deleting::DeleteRequest;
 use deleting::Deletions;
+use failing::Failed;
 pub(crate) use idleness::IdleTimeouts;
 use idleness::Idleness;
 pub(crate) use mailbox::{Address, Outcome, WorkerHandle, WorkerQueues};
@@ -54,9 +53,6 @@ use shards::ClosingShards;
 /// Messages taken in before cells run, so that what arrives together is handled
 /// and stored together.
 const INTAKE_MAX: usize = 512;
-/// Entities whose failures are remembered; beyond it a further one restarts
-/// without a back-off.
-const FAILURES_MAX: usize = 10_000;
 /// Entities that leave in one tick because the limit was lowered.
 const TRIMMED_AT_ONCE: usize = 1_000;
 /// Length of a tick of the idle order.
@@ -68,11 +64,6 @@ struct Resident {
     ready: bool,
     /// Its commands that wait, as counted in the node's budget.
     kept: usize,
-}
-
-struct Failed {
-    backoff: Backoff,
-    message: String,
 }
 
 /// One worker's cells and what it needs to run them.
@@ -308,73 +299,6 @@ impl Worker {
         self.start(envelope);
     }
 
-    /// Starts an entity for its first request.
-    fn start(&mut self, envelope: Envelope) {
-        if self.shared.stash_budget.is_used_up() {
-            let limit = StashLimit::Node(self.shared.settings.stash_total);
-            count_overflow(limit);
-            let error = CommandError::StashFull(limit);
-            envelope.reply_to.answer(Err(error));
-            return;
-        }
-        let now = Instant::now();
-        if let Some(failed) = self.failures.get_mut(&envelope.persistence_id) {
-            if let Some(retry_after) = failed.backoff.remaining(now.into_std()) {
-                let message = failed.message.clone();
-                envelope.reply_to.answer(Err(CommandError::BackingOff {
-                    message,
-                    retry_after,
-                }));
-                return;
-            }
-            failed
-                .backoff
-                .starting(&self.shared.settings.backoff, now.into_std());
-        }
-        let shared = Arc::clone(&self.shared);
-        let Some(factory) = shared.types.get(envelope.persistence_id.entity_type()) else {
-            let entity_type = envelope.persistence_id.entity_type().to_owned();
-            let error = CommandError::EntityTypeUnknown { entity_type };
-            envelope.reply_to.answer(Err(error));
-            return;
-        };
-        let writer = self.draw_writer();
-        self.incarnations += 1;
-        let mut cx = CellContext {
-            now: now.into_std(),
-            settings: &shared.settings,
-            confirmations: &shared.confirmations,
-            journal_out_of_reach: shared.is_journal_out_of_reach(),
-            actions: &mut self.actions,
-            last_ticket: &mut self.last_ticket,
-        };
-        let id = envelope.persistence_id.clone();
-        let mut cell = match Cell::start(&envelope, factory, self.incarnations, writer, &mut cx) {
-            Ok(cell) => cell,
-            Err(error) => {
-                let message = error.to_string();
-                let retry_after = self.back_off(id, &message);
-                envelope.reply_to.answer(Err(CommandError::RecoveryFailed {
-                    message,
-                    retry_after,
-                }));
-                return;
-            }
-        };
-        cell.accept(envelope, &shared.settings, false);
-        let slot = self.cells.insert(Resident {
-            cell,
-            ready: false,
-            kept: 0,
-        });
-        self.by_id.insert(id, slot);
-        self.recount(slot);
-        if let Some(worker) = shared.residency.entered() {
-            shared.workers()[worker].passivate_oldest();
-        }
-        self.perform(slot);
-    }
-
     fn make_ready(&mut self, slot: usize) {
         let resident = &mut self.cells[slot];
         if !resident.ready {
@@ -476,173 +400,6 @@ impl Worker {
                 self.leave(slot, "fenced");
             }
         }
-    }
-
-    /// Performs the actions a cell asked for.
-    fn perform(&mut self, slot: usize) {
-        let mut actions = std::mem::take(&mut self.actions);
-        for action in actions.drain(..) {
-            let cell = &mut self.cells[slot].cell;
-            if matches!(action, Action::Recover(_)) {
-                self.incarnations += 1;
-                cell.incarnation = self.incarnations;
-            }
-            let from = Address {
-                worker: self.number,
-                slot,
-                incarnation: cell.incarnation,
-            };
-            let worker = &self.shared.workers()[self.number];
-            match action {
-                Action::Recover(plan) => {
-                    let id = cell.persistence_id.clone();
-                    let recoveries = &self.shared.recoveries;
-                    recoveries.request(id, plan, worker.clone(), from);
-                }
-                Action::Append(append) => self.shared.commit.submit(append, from),
-                Action::FindCommands(ids) => {
-                    let journal = Arc::clone(&self.shared.storage.journal);
-                    let (id, worker) = (cell.persistence_id.clone(), worker.clone());
-                    let limit = self.shared.settings.recovery_event_timeout;
-                    tokio::spawn(async move {
-                        let found = look_up(&*journal, &id, &ids, limit).await;
-                        worker.commands_found(from, ids, found);
-                    });
-                }
-                Action::SaveSnapshot {
-                    sequence_nr,
-                    payload,
-                } => {
-                    let owner = self.snapshot_owner(slot);
-                    let snapshots = &self.shared.snapshots;
-                    snapshots.save(owner, sequence_nr, payload, worker, from);
-                }
-                Action::RunOutside(ticket, work) => {
-                    let worker = worker.clone();
-                    self.outside.spawn(async move {
-                        let panicked = |_| {
-                            let message = "the work it ran outside panicked".to_owned();
-                            Err(CodecError { message })
-                        };
-                        let result = AssertUnwindSafe(work).catch_unwind().await;
-                        worker.outside_returned(slot, ticket, result.unwrap_or_else(panicked));
-                    });
-                }
-                Action::Delete(deletion) => {
-                    let owner = self.snapshot_owner(slot);
-                    self.shared.snapshots.delete(owner, deletion, worker, from);
-                }
-                Action::HandBack(reason, envelopes) => self.shared.hand_back(reason, envelopes),
-                Action::Store(request) => {
-                    let owner = self.snapshot_owner(slot);
-                    self.shared.snapshots.serve(owner, request, worker, from);
-                }
-            }
-        }
-        self.actions = actions;
-    }
-
-    fn snapshot_owner(&self, slot: usize) -> SnapshotOwner {
-        let cell = &self.cells[slot].cell;
-        SnapshotOwner {
-            right: WriteRight {
-                session: self.shared.session,
-                shard: cell.shard,
-                epoch: cell.epoch,
-            },
-            persistence_id: cell.persistence_id.clone(),
-        }
-    }
-
-    fn passivate_oldest(&mut self) {
-        if let Some(slot) = self.idle.pop_oldest() {
-            self.leave(slot as usize, "limit");
-        }
-    }
-
-    /// What a cell keeps for later cannot wait for the end of the node.
-    fn leave_parked(&mut self, slot: usize) {
-        let cell = &mut self.cells[slot].cell;
-        let shard = cell.shard.0;
-        cell.refuse_all(&CommandError::ShardUnavailable { shard });
-        self.leave(slot, "stopped");
-    }
-
-    /// Takes a cell out of memory.
-    fn leave(&mut self, slot: usize, reason: &'static str) {
-        self.idle.remove(slot as u32);
-        self.parked.remove(&slot);
-        let resident = self.cells.remove(slot);
-        self.closing.left(resident.cell.shard, slot);
-        self.shared.stash_budget.recount(resident.kept, 0);
-        self.by_id.remove(&resident.cell.persistence_id);
-        self.shared.residency.left();
-        metrics::counter!("perennial_passivations_total", "reason" => reason).increment(1);
-        if self.deletions.is_asked(&resident.cell.persistence_id) {
-            self.delete_rows(resident.cell.persistence_id);
-        }
-    }
-
-    fn fail(&mut self, slot: usize, failure: Failure, message: String) {
-        let retry_after = match failure {
-            Failure::Journal => {
-                let id = &self.cells[slot].cell.persistence_id;
-                if let Some(failed) = self.failures.get_mut(id) {
-                    failed.backoff.interrupted(Instant::now().into_std());
-                }
-                Duration::ZERO
-            }
-            Failure::Recovery | Failure::Handling => {
-                let id = self.cells[slot].cell.persistence_id.clone();
-                self.back_off(id, &message)
-            }
-        };
-        let error = match failure {
-            Failure::Recovery => CommandError::RecoveryFailed {
-                message,
-                retry_after,
-            },
-            Failure::Handling | Failure::Journal => CommandError::BackingOff {
-                message,
-                retry_after,
-            },
-        };
-        let is_closed = self.is_closed(slot);
-        let cell = &mut self.cells[slot].cell;
-        if !is_closed {
-            cell.refuse_all(&error);
-        }
-        if failure == Failure::Journal {
-            let (id, to) = (&cell.persistence_id, cell.may_have_stored_to());
-            self.deletions
-                .note_undecided(id, to, Instant::now().into_std());
-        }
-        if is_closed {
-            self.leave_closed(slot);
-            return;
-        }
-        self.leave(slot, "failed");
-    }
-
-    /// Remembers a failure; returns how long the entity stays down.
-    fn back_off(&mut self, id: PersistenceId, message: &str) -> Duration {
-        let settings = &self.shared.settings.backoff;
-        let now = Instant::now().into_std();
-        let random = self.random.random::<f64>();
-        if let Some(failed) = self.failures.get_mut(&id) {
-            failed.backoff.failed(settings, now, random);
-            failed.message.clear();
-            failed.message.push_str(message);
-            return failed.backoff.remaining(now).unwrap_or_default();
-        }
-        if self.failures.len() >= FAILURES_MAX {
-            metrics::counter!("perennial_backoffs_forgotten_total").increment(1);
-            return Duration::ZERO;
-        }
-        let backoff = Backoff::first_failure(settings, now, random);
-        let message = message.to_owned();
-        self.failures.insert(id, Failed { backoff, message });
-        backoff.remaining(now).unwrap_or_default()
     }
 
     fn describe(&self, id: &PersistenceId) -> EntityDescription {
