@@ -15,6 +15,7 @@ pub(crate) mod admission;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
+pub mod entity_carrier;
 pub mod entity_ref;
 pub mod grpc;
 pub(crate) mod http;

@@ -64,6 +64,7 @@ pub use self::journal_url::migrate_journal;
 use self::membership::{Ended, Membership};
 pub use self::reform::reform_cluster;
 pub use self::shared_journal::SharedJournal;
+use crate::entity_carrier::EntityRoad;
 use crate::entity_ref::EntityRef;
 use crate::grpc::server::{self, ServeError};
 use crate::http::Readiness;
@@ -156,6 +157,11 @@ impl Node {
         Ok(EntityRef::new(Arc::clone(&self.intake), persistence_id))
     }
 
+    /// Opens the way for deliveries to the entities of the cluster, through this node.
+    pub fn open_road(&self, road: &EntityRoad) {
+        road.open(&self.intake);
+    }
+
     /// Runs until `asked` completes or the node is taken out of the cluster, then
     /// stops.
     ///
@@ -218,6 +224,9 @@ impl Node {
         self.stop_engine(deadline).await;
         let farewell = timeout_at(Instant::now() + FAREWELL_MAX, self.membership.depart());
         let _ = farewell.await;
+        // Ended, not only told to end: it holds the data directory.
+        self.member_task.abort();
+        let _ = (&mut self.member_task).await;
         drop(self.close_on_drop);
         self.control.stop().await;
         // A scraper that does not hang up must not keep the node.
