@@ -134,7 +134,7 @@ async fn fence_rows(
     sql: &str,
     arguments: PgArguments,
 ) -> Result<(), sqlx::Error> {
-    let mut connection = connections.control.acquire().await?;
+    let mut connection = connections.fences.acquire().await?;
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
         .fetch_one(&mut *connection)
         .await?;

@@ -24,8 +24,12 @@ use crate::writer::SessionUuid;
 /// anything is entrusted to it: a dead one would make the outcome unknown.
 const IDLE_BEFORE_PING: Duration = Duration::from_secs(1);
 
-/// Connections for the registry: rare work, but a fence may wait.
-const CONTROL_CONNECTIONS: u32 = 4;
+/// Connections for the registry.
+const CONTROL_CONNECTIONS: u32 = 2;
+/// Connections for fences. They may wait for those they fence, and a node that drains
+/// fences many shards: whoever only asks whether the database answers must not stand
+/// behind them.
+const FENCE_CONNECTIONS: u32 = 4;
 
 /// Every statement finds its rows by an index. A plan made while a table was small
 /// would scan it, and go on doing so for a minute of heavy load, until the table is
@@ -49,6 +53,7 @@ pub(crate) struct Connections {
     lanes: Vec<Lane>,
     pub(crate) readers: PgPool,
     pub(crate) control: PgPool,
+    pub(crate) fences: PgPool,
     pub(crate) options: StorageOptions,
 }
 
@@ -92,16 +97,19 @@ impl Connections {
         let connect = with_timeout(options.statement_timeout);
         let reader = connect.clone().application_name("perennial reader");
         // Its work is rare, so it can afford to ask.
-        let control = pool(CONTROL_CONNECTIONS).before_acquire(|connection, _| {
-            require_primary(connection)
-                .map(|answer| Ok(answer.is_ok()))
-                .boxed()
-        });
+        let of_primary = |max| {
+            pool(max).before_acquire(|connection, _| {
+                require_primary(connection)
+                    .map(|answer| Ok(answer.is_ok()))
+                    .boxed()
+            })
+        };
         let controller = connect.application_name("perennial registry");
         Self {
             lanes: (0..=options.lanes.max(1)).map(lane).collect(),
             readers: pool(readers).connect_lazy_with(reader.options(ONE_PLAN)),
-            control: control.connect_lazy_with(controller),
+            control: of_primary(CONTROL_CONNECTIONS).connect_lazy_with(controller.clone()),
+            fences: of_primary(FENCE_CONNECTIONS).connect_lazy_with(controller),
             options: options.clone(),
         }
     }
