@@ -56,6 +56,8 @@ const DESCRIBE_MAX: Duration = Duration::from_secs(2);
 /// accepted.
 const PASSIVATE_MAX: Duration = Duration::from_secs(30);
 
+/// How often a deletion looks whether its shard has a home.
+const HOME_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long another node may take to delete an entity, however long its history.
 const DELETE_MAX: Duration = Duration::from_secs(300);
 
@@ -319,20 +321,28 @@ impl Region {
     ///
     /// # Errors
     /// Those of [`EntityEngine::delete`]; [`CommandError::ShardUnavailable`] when the shard
-    /// has no home, and [`CommandError::OwnerLost`] when the owner does not say what came
+    /// has no home for too long, and [`CommandError::OwnerLost`] when the owner does not say what came
     /// of it. Deleting can be repeated.
     pub async fn delete(&self, persistence_id: &PersistenceId) -> Result<SequenceNr, CommandError> {
-        if let Some(deleted) = self.delete_here(persistence_id).await {
-            return deleted;
-        }
-        let Some(owner) = self.owner_of(persistence_id) else {
-            return Err(self.unavailable(persistence_id));
-        };
-        let request = PeerRequest::Delete(persistence_id.clone());
-        match self.ask_owner(owner, request, DELETE_MAX).await {
-            Some(PeerResponse::Deleted(Some(deleted))) => deleted,
-            Some(_) => Err(self.unavailable(persistence_id)),
-            None => Err(CommandError::OwnerLost),
+        // Like a command, it waits for a home.
+        let patience = Instant::now() + self.inner.settings.homeless_max;
+        loop {
+            if let Some(deleted) = self.delete_here(persistence_id).await {
+                return deleted;
+            }
+            if let Some(owner) = self.owner_of(persistence_id) {
+                let request = PeerRequest::Delete(persistence_id.clone());
+                match self.ask_owner(owner, request, DELETE_MAX).await {
+                    Some(PeerResponse::Deleted(Some(deleted))) => return deleted,
+                    // The shard has moved on, or this node knows it before the owner.
+                    Some(_) => {}
+                    None => return Err(CommandError::OwnerLost),
+                }
+            }
+            if Instant::now() >= patience {
+                return Err(self.unavailable(persistence_id));
+            }
+            tokio::time::sleep(HOME_LOOK_INTERVAL).await;
         }
     }
 

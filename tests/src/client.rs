@@ -34,6 +34,21 @@ pub struct Failure {
     pub refused: bool,
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            code,
+            reason,
+            applied,
+            message,
+            ..
+        } = self;
+        write!(f, "{code:?} {reason}: {message} (applied: {applied})")
+    }
+}
+
+impl std::error::Error for Failure {}
+
 impl Failure {
     fn new(code: Code, message: String, details: &ErrorDetails) -> Self {
         let info = details.error_info();
