@@ -225,8 +225,10 @@ impl Node {
         let farewell = timeout_at(Instant::now() + FAREWELL_MAX, self.membership.depart());
         let _ = farewell.await;
         // Ended, not only told to end: it holds the data directory.
-        self.member_task.abort();
-        let _ = (&mut self.member_task).await;
+        if !self.member_task.is_finished() {
+            self.member_task.abort();
+            let _ = (&mut self.member_task).await;
+        }
         drop(self.close_on_drop);
         self.control.stop().await;
         // A scraper that does not hang up must not keep the node.
