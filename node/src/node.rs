@@ -31,6 +31,7 @@
 //! start recovers from the journal.
 
 mod builder;
+mod cluster_part;
 pub(crate) mod cluster_view;
 pub(crate) mod engine_place;
 mod error;
@@ -50,18 +51,17 @@ use std::time::{Duration, SystemTime};
 use perennial_persistence::event_sourced::EventSourced;
 use perennial_persistence::persistence_id::{InvalidPersistenceId, PersistenceId};
 use perennial_persistence::registry::NodeNr;
-use perennial_sharding::forming::presence::PresenceEnd;
-use perennial_sharding::raft::RaftControlPlane;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::TaskTracker;
 use tonic_health::server::HealthReporter;
 
 pub use self::builder::NodeBuilder;
+pub use self::cluster_part::{ClusterPart, ClusterPartSetup};
 pub use self::error::NodeError;
 pub use self::journal_url::migrate_journal;
-use self::membership::{Ended, Membership};
+pub use self::membership::Ended;
 pub use self::reform::reform_cluster;
 pub use self::shared_journal::SharedJournal;
 use crate::entity_carrier::EntityRoad;
@@ -77,12 +77,8 @@ pub const HTTP_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 /// Where other nodes reach a node unless told otherwise.
 pub const PEER_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7402);
 
-/// What the engine gets to finish even when peers and clients used up the drain time.
-const ENGINE_STOP_MIN: Duration = Duration::from_secs(5);
-/// Giving leadership away takes less, or does not succeed.
-const HANDOVER_MAX: Duration = Duration::from_secs(3);
-/// What is said at the end, to a cluster that can do without.
-const FAREWELL_MAX: Duration = Duration::from_secs(1);
+/// For whoever reads the HTTP port to hang up.
+const HTTP_CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// A running node. Dropped without [`Node::stop`], it closes its ports and ends
 /// like one that was killed.
@@ -94,9 +90,7 @@ pub struct Node {
     journal: String,
     drain_timeout: Duration,
     intake: Arc<Intake>,
-    control: RaftControlPlane,
-    membership: Arc<Membership>,
-    member_task: AbortOnDropHandle<Ended>,
+    cluster_part: ClusterPart,
     health: HealthReporter,
     readiness: Readiness,
     stopping: CancellationToken,
@@ -104,7 +98,6 @@ pub struct Node {
     grpc_task: JoinHandle<Result<(), ServeError>>,
     http_task: JoinHandle<()>,
     peer_task: JoinHandle<Result<(), tonic::transport::Error>>,
-    presence_task: AbortOnDropHandle<PresenceEnd>,
     close_on_drop: DropGuard,
 }
 
@@ -168,26 +161,19 @@ impl Node {
     /// # Errors
     /// When the node has to end by itself.
     pub async fn run_until(mut self, asked: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let control = self.control.clone();
         let error = tokio::select! {
             () = asked => {
                 self.stop().await;
                 return Ok(());
             }
-            ended = &mut self.member_task => match ended {
-                Ok(Ended::Removed) => {
+            ended = self.cluster_part.over() => match ended {
+                Ended::Removed => {
                     tracing::info!("this node was taken out of the cluster: stopping");
                     self.stop().await;
                     return Ok(());
                 }
-                Ok(Ended::Failed(error)) => error,
-                Err(_) => NodeError::TaskEnded { task: "membership" },
+                Ended::Failed(error) => error,
             },
-            ended = &mut self.presence_task => match ended {
-                Ok(end) => end.into(),
-                Err(_) => NodeError::TaskEnded { task: "the node's presence" },
-            },
-            error = control.failed() => error.into(),
             // Without an error they end only when they are asked to.
             ended = &mut self.grpc_task => match ended {
                 Ok(Err(error)) => error.into(),
@@ -199,7 +185,7 @@ impl Node {
             },
         };
         // Nothing can be finished any more, but what was accepted is answered.
-        self.stop_engine(Instant::now()).await;
+        self.cluster_part.stop_engine(Instant::now()).await;
         Err(error)
     }
 
@@ -212,27 +198,14 @@ impl Node {
         let deadline = Instant::now() + self.drain_timeout;
         self.readiness.set(false);
         server::set_health(&self.health, false).await;
-        self.membership.stopping.cancel();
-        if timeout_at(deadline, self.membership.drain()).await.is_err() {
-            tracing::warn!("shards were not handed off in time: others take them over");
-        }
+        self.cluster_part.drain(deadline).await;
         self.stopping.cancel();
         self.streams.close();
         self.finish_calls(deadline).await;
-        let handing_over = self.control.hand_over_leadership(HANDOVER_MAX);
-        let _ = timeout_at(deadline, handing_over).await;
-        self.stop_engine(deadline).await;
-        let farewell = timeout_at(Instant::now() + FAREWELL_MAX, self.membership.depart());
-        let _ = farewell.await;
-        // Ended, not only told to end: it holds the data directory.
-        if !self.member_task.is_finished() {
-            self.member_task.abort();
-            let _ = (&mut self.member_task).await;
-        }
+        self.cluster_part.end(deadline).await;
         drop(self.close_on_drop);
-        self.control.stop().await;
         // A scraper that does not hang up must not keep the node.
-        let _ = tokio::time::timeout(FAREWELL_MAX, self.http_task).await;
+        let _ = tokio::time::timeout(HTTP_CLOSE_MAX, self.http_task).await;
         tracing::info!("stopped");
     }
 
@@ -244,16 +217,6 @@ impl Node {
         if timeout_at(deadline, calls).await.is_err() {
             tracing::warn!("clients kept calls open until node.drain_timeout: they are cut off");
             self.grpc_task.abort();
-        }
-    }
-
-    async fn stop_engine(&self, deadline: Instant) {
-        let Some(engine) = self.membership.place.get() else {
-            return;
-        };
-        let deadline = deadline.max(Instant::now() + ENGINE_STOP_MIN);
-        if timeout_at(deadline, engine.stop()).await.is_err() {
-            tracing::warn!("entities were not finished in time: they recover from the journal");
         }
     }
 }

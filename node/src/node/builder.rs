@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,26 +11,16 @@ use perennial_persistence::event_sourced::EventSourced;
 use perennial_persistence::payload::CodecId;
 use perennial_persistence::registry::NodeAddresses;
 use perennial_persistence::storage::{Storage, StorageUrl, migrate};
-use perennial_sharding::cluster_figures::record_cluster;
-use perennial_sharding::cluster_state::{Member, MemberStatus};
 use perennial_sharding::forming::disk::{MemoryDisk, NodeDisk};
-use perennial_sharding::forming::entry::{Entered, Entry};
-use perennial_sharding::forming::presence::stay_present;
-use perennial_sharding::heartbeats::JournalReach;
-use perennial_sharding::leader::Leader;
-use perennial_sharding::peer::PeerTransport;
-use perennial_sharding::raft::store::StoreIdentity;
-use perennial_sharding::region::Region;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::TaskTracker;
 use tonic_health::server::HealthReporter;
 
+use super::cluster_part::{ClusterPart, ClusterPartSetup};
 use super::cluster_view::ClusterView;
 use super::engine_place::EnginePlace;
 use super::journal_url::journal_url;
-use super::membership::Membership;
-use super::peers::Peers;
 use super::ready::{follow_readiness, until_up};
 use super::shared_journal::SharedJournal;
 use super::{GRPC_ADDRESS, HTTP_ADDRESS, Node, NodeError, PEER_ADDRESS};
@@ -240,115 +229,45 @@ impl NodeBuilder {
         tokio::spawn(closing.clone().run_until_cancelled_owned(keep_up(recorder)));
 
         let storage = self.open_storage(&url).await?;
-        let registry = Arc::clone(&storage.registry);
         let limits = PeerLimits::of_payload(settings.engine.max_payload);
-        let transport: Arc<dyn PeerTransport> =
-            Arc::new(GrpcTransport::new(limits, source_of(peer_address)));
-        let entry = Entry {
-            registry: Arc::clone(&registry),
-            disk: Arc::clone(&disk),
+        let setup = ClusterPartSetup {
+            types: self.types.clone(),
+            storage: storage.clone(),
+            disk,
+            transport: Arc::new(GrpcTransport::new(limits, source_of(peer_address))),
+            addresses,
             number_of_shards: settings.number_of_shards,
-            addresses: addresses.clone(),
-            transport: Arc::clone(&transport),
-            settings: settings.cluster.raft()?,
+            weight: settings.weight,
+            raft: settings.cluster.raft()?,
             luck: rand::random(),
+            times: settings.cluster.liveness()?,
+            leader: settings.leader(),
+            region: settings.region(),
+            engine: settings.engine.clone(),
+            reads: settings.cluster.reads,
         };
-        let entered = entry.enter().await?;
-        let Entered {
-            cluster,
-            incarnation,
-            control,
-        } = entered.clone();
-        let node_id = incarnation.node;
-        let region = Region::new(
-            node_id,
-            cluster.number_of_shards,
-            Arc::clone(&transport),
-            settings.region(),
-        );
-        let leader = Leader::new(
-            node_id,
-            Arc::new(control.clone()),
-            Arc::clone(&registry),
-            transport,
-            settings.leader(),
-        );
-        let peers = Peers {
-            me: StoreIdentity {
-                cluster_id: cluster.cluster_id,
-                generation: cluster.generation,
-                node: node_id,
-            },
-            control: control.clone(),
-            leader: leader.clone(),
-            region: region.clone(),
-        };
+        let mut cluster_part = ClusterPart::enter_at(setup, place).await?;
         let peer_task = tokio::spawn(peer_server::serve(
             peer_listener,
-            Arc::new(peers),
+            cluster_part.peers(),
             limits,
             closing.clone(),
         ));
-        let presence_task = AbortOnDropHandle::new(tokio::spawn(stay_present(
-            Arc::clone(&registry),
-            entered,
-            addresses.clone(),
-        )));
-        let until_closed = |work: Pin<Box<dyn Future<Output = ()> + Send>>| {
-            tokio::spawn(closing.clone().run_until_cancelled_owned(work));
-        };
-        let leading = leader.clone();
-        until_closed(Box::pin(async move { leading.lead().await }));
-        let recorded = control.clone();
-        until_closed(Box::pin(async move {
-            record_cluster(&recorded, node_id).await;
-        }));
-        let journal_reach = JournalReach::default();
-        let (reach, watched) = (journal_reach.clone(), Arc::clone(&registry));
-        until_closed(Box::pin(async move { reach.watch(&*watched).await }));
-        let (keeping, kept) = (region.clone(), Arc::new(control.clone()));
-        until_closed(Box::pin(async move { keeping.run(kept, registry).await }));
 
         let served: Vec<_> = self
             .types
             .names()
             .filter_map(|name| Some((name, self.types.command_codec(name)?)))
             .collect();
-        let membership = Arc::new(Membership {
-            member: Member {
-                node: node_id,
-                incarnation: incarnation.number,
-                session: incarnation.session,
-                address: addresses.address,
-                peer_address: addresses.peer_address,
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                weight: settings.weight,
-                status: MemberStatus::Joining,
-                removing: false,
-            },
-            control: control.clone(),
-            region: region.clone(),
-            leader: leader.clone(),
-            times: settings.cluster.liveness()?,
-            journal_reach,
-            cluster,
-            types: self.types,
-            storage: storage.clone(),
-            engine_settings: settings.engine.clone(),
-            reads: settings.cluster.reads,
-            disk,
-            place: place.clone(),
-            stopping: CancellationToken::new(),
-        });
-        let lease = membership.host(&incarnation);
-        membership.join(&incarnation).await;
-        let living = Arc::clone(&membership);
-        let living = tokio::spawn(async move { living.live(incarnation, lease).await });
-        // Aborted with the node.
-        let member_task = AbortOnDropHandle::new(living);
+        cluster_part.join().await;
+        let (node_id, control) = (cluster_part.node(), cluster_part.control().clone());
 
         let admission = Admission::new(settings.max_in_flight, settings.engine.max_payload);
-        let intake = Arc::new(Intake::new(region, admission, served));
+        let intake = Arc::new(Intake::new(
+            cluster_part.region().clone(),
+            admission,
+            served,
+        ));
         let stopping = closing.child_token();
         let streams = TaskTracker::new();
         let health = HealthReporter::new();
@@ -370,7 +289,7 @@ impl NodeBuilder {
                 intake: Arc::clone(&intake),
                 view: ClusterView {
                     control: control.clone(),
-                    leader,
+                    leader: cluster_part.leader().clone(),
                 },
             },
         };
@@ -381,7 +300,7 @@ impl NodeBuilder {
         tokio::spawn(stopping.clone().run_until_cancelled_owned(follow));
         tracing::info!(
             node = node_id.0,
-            incarnation = incarnation.number,
+            incarnation = cluster_part.incarnation().number,
             grpc = %grpc_address,
             http = %http_address,
             peers = %peer_address,
@@ -396,9 +315,7 @@ impl NodeBuilder {
             journal: url.to_string(),
             drain_timeout: self.settings.drain_timeout,
             intake,
-            control,
-            membership,
-            member_task,
+            cluster_part,
             health,
             readiness,
             stopping,
@@ -406,7 +323,6 @@ impl NodeBuilder {
             grpc_task,
             http_task,
             peer_task,
-            presence_task,
             close_on_drop,
         })
     }

@@ -62,7 +62,7 @@ pub(super) struct Membership {
 
 /// Why a node is no member any more and will not be one again.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub enum Ended {
     /// It was taken out of the cluster.
     Removed,
     /// It cannot go on.
