@@ -28,8 +28,10 @@ use std::io;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use perennial_persistence::registry::NodeNr;
+use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -173,6 +175,22 @@ impl RaftStore {
         let path = Path::new("(in memory)");
         let (file, image) = StoreFile::over(InMemoryBackend::new(), path, identity)?;
         Ok(Self::over(identity, image, Writer::inline(file)))
+    }
+
+    /// A store over a backend of the caller's, made or opened again. It is written by a
+    /// task of the present runtime, each time after a pause that `latency` says: what
+    /// waits meanwhile is lost when the runtime ends, as in a power failure. For
+    /// simulation, where a disk takes its time and runs can be repeated.
+    ///
+    /// # Errors
+    /// As [`RaftStore::open`].
+    pub fn over_backend(
+        backend: impl StorageBackend,
+        identity: StoreIdentity,
+        latency: impl FnMut() -> Duration + Send + 'static,
+    ) -> Result<Self, RaftStoreError> {
+        let (file, image) = StoreFile::over(backend, Path::new("(backend)"), identity)?;
+        Ok(Self::over(identity, image, Writer::task(file, latency)))
     }
 
     fn over(identity: StoreIdentity, image: Image, writer: Writer) -> Self {

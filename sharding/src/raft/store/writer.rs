@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,7 +21,8 @@ pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Writes changes in their order.
 pub(super) enum Writer {
-    Thread {
+    /// A thread or task that writes what is queued.
+    Queue {
         queue: Mutex<Option<mpsc::Sender<Queued>>>,
         ended: Mutex<Option<oneshot::Receiver<()>>>,
     },
@@ -41,8 +43,7 @@ pub(super) struct Committer {
 impl Writer {
     /// A thread that writes what is queued, until the writer is dropped.
     pub(super) fn thread(file: StoreFile) -> Self {
-        let (queue, queued) = mpsc::channel(QUEUED_MAX);
-        let (ending, ended) = oneshot::channel();
+        let (writer, queued, ending) = Self::queue();
         let committer = Committer::new(file);
         let spawned = std::thread::Builder::new()
             .name("raft-store".to_owned())
@@ -54,10 +55,34 @@ impl Writer {
             // The queue is closed, so that whoever writes gets an error.
             tracing::error!(%error, "no thread for the raft store");
         }
-        Self::Thread {
+        writer
+    }
+
+    /// A task that does the same, at its own pace.
+    pub(super) fn task(
+        file: StoreFile,
+        mut latency: impl FnMut() -> Duration + Send + 'static,
+    ) -> Self {
+        let (writer, mut queued, ending) = Self::queue();
+        let mut committer = Committer::new(file);
+        tokio::spawn(async move {
+            while let Some(first) = queued.recv().await {
+                tokio::time::sleep(latency()).await;
+                write_batch(&mut committer, first, &mut queued);
+            }
+            let _ = ending.send(());
+        });
+        writer
+    }
+
+    fn queue() -> (Self, mpsc::Receiver<Queued>, oneshot::Sender<()>) {
+        let (queue, queued) = mpsc::channel(QUEUED_MAX);
+        let (ending, ended) = oneshot::channel();
+        let writer = Self::Queue {
             queue: Mutex::new(Some(queue)),
             ended: Mutex::new(Some(ended)),
-        }
+        };
+        (writer, queued, ending)
     }
 
     /// Writes within the calls that ask for it.
@@ -73,7 +98,7 @@ impl Writer {
                 done(committer.commit(&[change]));
                 Ok(())
             }
-            Self::Thread { queue, .. } => {
+            Self::Queue { queue, .. } => {
                 let queue = queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let closed = || io::Error::other("the raft store is closed");
                 let queue = queue.ok_or_else(closed)?;
@@ -86,7 +111,7 @@ impl Writer {
     /// Writes what is queued and closes the file. A store in memory stays: it is
     /// there for the next start.
     pub(super) async fn close(&self) {
-        let Self::Thread { queue, ended } = self else {
+        let Self::Queue { queue, ended } = self else {
             return;
         };
         queue.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -100,15 +125,20 @@ impl Writer {
 
 fn write_queued(mut committer: Committer, mut queued: mpsc::Receiver<Queued>) {
     while let Some(first) = queued.blocking_recv() {
-        let (mut changes, mut waiting) = (vec![first.change], vec![first.done]);
-        while let Ok(next) = queued.try_recv() {
-            changes.push(next.change);
-            waiting.push(next.done);
-        }
-        let result = committer.commit(&changes);
-        for done in waiting {
-            done(repeated(&result));
-        }
+        write_batch(&mut committer, first, &mut queued);
+    }
+}
+
+/// Writes a change and all that have been queued behind it.
+fn write_batch(committer: &mut Committer, first: Queued, queued: &mut mpsc::Receiver<Queued>) {
+    let (mut changes, mut waiting) = (vec![first.change], vec![first.done]);
+    while let Ok(next) = queued.try_recv() {
+        changes.push(next.change);
+        waiting.push(next.done);
+    }
+    let result = committer.commit(&changes);
+    for done in waiting {
+        done(repeated(&result));
     }
 }
 
