@@ -5,7 +5,7 @@
 //! them ([`local_cluster`]) under load ([`cluster_load`]), the command line
 //! ([`cli`]), a plain client ([`client`]), databases ([`database`]) and what
 //! goes wrong between them ([`proxy`]), and the expected side computed
-//! without any code under test ([`flights_oracle`]). The measurements of the
+//! without any code under test ([`flights_oracle`], [`history`]). The measurements of the
 //! `perennial-bench` binary are in [`mod@bench`].
 
 pub mod bench;
@@ -17,6 +17,7 @@ pub mod database;
 pub mod eventually;
 pub mod flights_oracle;
 pub mod foreign_writer;
+pub mod history;
 pub mod http;
 pub mod local_cluster;
 pub mod node_process;
