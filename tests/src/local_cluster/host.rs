@@ -1,0 +1,92 @@
+//! A node of a cluster, of either kind, and the proxies before it and before its
+//! database.
+
+use anyhow::{Result, ensure};
+
+use crate::node_process::NodeProcess;
+use crate::node_thread::NodeThread;
+use crate::proxy::Proxy;
+
+/// A node, and the proxies before it and before its database.
+pub(super) struct Host {
+    pub(super) node: HostedNode,
+    pub(super) peers: Proxy,
+    pub(super) database: Option<Proxy>,
+}
+
+pub(super) enum HostedNode {
+    Thread(NodeThread),
+    Process(NodeProcess),
+}
+
+impl Host {
+    pub(super) fn spawn(&mut self) -> Result<()> {
+        match &mut self.node {
+            HostedNode::Thread(thread) => thread.spawn()?,
+            HostedNode::Process(process) => process.spawn()?,
+        }
+        self.follow();
+        Ok(())
+    }
+
+    pub(super) async fn ready(&mut self) -> Result<()> {
+        match &mut self.node {
+            HostedNode::Thread(thread) => thread.ready().await?,
+            HostedNode::Process(process) => process.ready().await?,
+        }
+        // On other ports, if somebody else took them.
+        self.follow();
+        Ok(())
+    }
+
+    fn follow(&self) {
+        self.peers.set_upstream(match &self.node {
+            HostedNode::Thread(thread) => thread.peer_address(),
+            HostedNode::Process(process) => process.peer_address(),
+        });
+    }
+}
+
+impl HostedNode {
+    pub(super) fn address(&self) -> String {
+        match self {
+            Self::Thread(thread) => thread.address(),
+            Self::Process(process) => process.address(),
+        }
+    }
+
+    pub(super) fn kill(&mut self) {
+        match self {
+            Self::Thread(thread) => thread.kill(),
+            Self::Process(process) => process.kill9(),
+        }
+    }
+
+    pub(super) async fn terminate(&mut self) -> Result<()> {
+        match self {
+            Self::Thread(thread) => thread.terminate().await,
+            Self::Process(process) => {
+                let status = process.terminate().await?;
+                ensure!(status.success(), "{status}; {}", process.output());
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn pause(&mut self) -> Result<()> {
+        match self {
+            Self::Thread(thread) => thread.pause(),
+            Self::Process(process) => process.pause(),
+        }
+    }
+
+    pub(super) fn resume(&mut self) -> Result<()> {
+        match self {
+            Self::Thread(thread) => {
+                thread.resume();
+                Ok(())
+            }
+            Self::Process(process) => process.resume(),
+        }
+    }
+}
