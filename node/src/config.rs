@@ -2,16 +2,18 @@
 //! line flags over those.
 //!
 //! Each setting is one [`Key`]: name, default, documentation and how its text is
-//! understood, in `config/persistence.rs`, `config/node.rs`,
-//! `config/sharding.rs` and `config/cluster.rs`; units are read in `config/value.rs`. What every key is
-//! for is printed by `perennial config` and kept in `perennial.toml` beside this
+//! understood, in `config/persistence.rs`, `config/node.rs`, `config/tls.rs`,
+//! `config/limits.rs`, `config/sharding.rs` and `config/cluster.rs`; units are read in
+//! `config/value.rs`. What every key is for is printed by `perennial config` and kept in `perennial.toml` beside this
 //! crate. Nothing below this crate reads files or the environment. Next:
 //! `node.rs`, which starts a node with them.
 
 mod cluster;
+mod limits;
 mod node;
 mod persistence;
 mod sharding;
+mod tls;
 mod value;
 
 use std::collections::BTreeMap;
@@ -26,6 +28,9 @@ use perennial_persistence::storage::{StorageOptions, StorageUrl};
 
 pub use self::cluster::{ClusterSettings, InvalidClusterSettings, Reads};
 pub use self::sharding::{ShardingSettings, Share};
+pub use self::tls::TlsSettings;
+use crate::connections::ConnectionLimits;
+use crate::tls::TlsError;
 
 /// What a node can be told. Make one with [`Settings::default`] or
 /// [`Settings::load`].
@@ -41,6 +46,10 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// How long a stopping node may finish what it accepted.
     pub drain_timeout: Duration,
+    /// Certificates, for clients and for other nodes.
+    pub tls: TlsSettings,
+    /// Towards whoever can reach the ports.
+    pub limits: ConnectionLimits,
     /// Fixed when the cluster is formed.
     pub number_of_shards: u32,
     /// How shards move.
@@ -124,6 +133,9 @@ pub enum SettingsError {
     /// The cluster's times contradict each other.
     #[error(transparent)]
     Cluster(#[from] InvalidClusterSettings),
+    /// Settings of certificates that need each other.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The file cannot be read.
     #[error("cannot read the settings file {}: check the path and its permissions", .path.display())]
     Unreadable {
@@ -150,6 +162,8 @@ impl Default for Settings {
             journal_url: None,
             max_in_flight: 0,
             drain_timeout: Duration::ZERO,
+            tls: TlsSettings::UNSET,
+            limits: ConnectionLimits::UNSET,
             number_of_shards: 0,
             sharding: ShardingSettings::UNSET,
             cluster: ClusterSettings::UNSET,
@@ -167,9 +181,16 @@ impl Default for Settings {
 impl Settings {
     /// Every key there is, in the order they are documented.
     pub fn keys() -> impl Iterator<Item = &'static Key> {
-        [persistence::KEYS, node::KEYS, sharding::KEYS, cluster::KEYS]
-            .into_iter()
-            .flatten()
+        [
+            persistence::KEYS,
+            node::KEYS,
+            tls::KEYS,
+            limits::KEYS,
+            sharding::KEYS,
+            cluster::KEYS,
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// The defaults, then the file, then the environment, then the flags, given
@@ -205,6 +226,8 @@ impl Settings {
         settings.engine.circuit_breaker.validate()?;
         settings.cluster.liveness()?;
         settings.cluster.raft()?;
+        settings.tls.of_clients()?;
+        settings.tls.of_peers()?;
         Ok(settings)
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod command_stream;
 pub(crate) mod deadline;
 pub(crate) mod entity_service;
 pub(crate) mod event_service;
+pub(crate) mod paced;
 pub(crate) mod request;
 pub mod server;
 pub mod status;

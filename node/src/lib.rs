@@ -14,6 +14,7 @@
 pub(crate) mod admission;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod data_dir;
 pub mod entity_carrier;
 pub mod entity_ref;
@@ -26,6 +27,7 @@ pub mod peer;
 pub mod proto;
 pub mod samples;
 pub mod telemetry;
+pub mod tls;
 
 pub use config::Settings;
 pub use entity_ref::EntityRef;

@@ -16,7 +16,10 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use perennial_persistence::command::Answer;
 use perennial_persistence::command_error::CommandError;
 
+use crate::connections::{CONNECTIONS, REFUSED};
+use crate::grpc::paced::SLOW_READERS;
 use crate::grpc::status::{REASONS, reason_of};
+use crate::tls::reload::{EXPIRY, RELOADS};
 
 const COMMANDS: &str = "perennial_commands_total";
 pub(crate) const LIVE_ENTITIES: &str = "perennial_live_entities";
@@ -171,10 +174,40 @@ fn describe() {
         "Time of one transaction that stores events."
     );
     describe_region();
+    describe_connections();
     describe_histogram!(
         "perennial_stash_depth",
         Unit::Count,
         "Commands found waiting when their entity was run."
+    );
+}
+
+/// Of the ports and their certificates.
+fn describe_connections() {
+    describe_gauge!(
+        CONNECTIONS,
+        Unit::Count,
+        "Connections by port, those included that have not shaken hands yet."
+    );
+    describe_counter!(
+        REFUSED,
+        Unit::Count,
+        "Connections that were not taken, or ended for what they did, by port and reason."
+    );
+    describe_counter!(
+        SLOW_READERS,
+        Unit::Count,
+        "Streams that were ended because their client did not read."
+    );
+    describe_gauge!(
+        EXPIRY,
+        Unit::Seconds,
+        "When the certificate that is used ends, in seconds since 1970."
+    );
+    describe_counter!(
+        RELOADS,
+        Unit::Count,
+        "Certificates that have changed on disk, by whether they could be used."
     );
 }
 

@@ -3,7 +3,8 @@
 //!
 //! # Start
 //! 1. The data directory is locked, so that no other process uses it.
-//! 2. The ports are bound: a port in use is found before anything is changed.
+//! 2. The ports are bound and their certificates read (`ports.rs`): a port in use is
+//!    found before anything is changed.
 //! 3. The HTTP port serves: alive, not ready.
 //! 4. The journal is opened (and its schema brought up to date, if asked for).
 //! 5. The cluster and the node's place in it are looked up, and an incarnation is
@@ -39,6 +40,7 @@ mod identity;
 mod journal_url;
 mod membership;
 mod peers;
+mod ports;
 mod ready;
 mod reform;
 mod shared_journal;
@@ -66,7 +68,7 @@ pub use self::reform::reform_cluster;
 pub use self::shared_journal::SharedJournal;
 use crate::entity_carrier::EntityRoad;
 use crate::entity_ref::EntityRef;
-use crate::grpc::server::{self, ServeError};
+use crate::grpc::server;
 use crate::http::Readiness;
 use crate::intake::Intake;
 
@@ -95,7 +97,7 @@ pub struct Node {
     readiness: Readiness,
     stopping: CancellationToken,
     streams: TaskTracker,
-    grpc_task: JoinHandle<Result<(), ServeError>>,
+    grpc_task: JoinHandle<()>,
     http_task: JoinHandle<()>,
     peer_task: JoinHandle<Result<(), tonic::transport::Error>>,
     close_on_drop: DropGuard,
@@ -175,10 +177,7 @@ impl Node {
                 Ended::Failed(error) => error,
             },
             // Without an error they end only when they are asked to.
-            ended = &mut self.grpc_task => match ended {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) | Err(_) => NodeError::TaskEnded { task: "the gRPC port" },
-            },
+            _ = &mut self.grpc_task => NodeError::TaskEnded { task: "the gRPC port" },
             ended = &mut self.peer_task => match ended {
                 Ok(Err(error)) => error.into(),
                 Ok(Ok(())) | Err(_) => NodeError::TaskEnded { task: "the port for other nodes" },

@@ -10,7 +10,7 @@
 mod calls;
 mod command_error;
 mod frames;
-pub mod server;
+pub(crate) mod server;
 pub mod transport;
 
 use perennial_persistence::registry::NodeNr;

@@ -190,6 +190,7 @@ impl From<NodeError> for Failure {
         match error {
             NodeError::JournalRequired
             | NodeError::NotLoopback { .. }
+            | NodeError::Tls(_)
             | NodeError::Registration(_) => Self::usage(error),
             error => Self::local(error),
         }

@@ -18,14 +18,13 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use self::report::Report;
 use self::source::{Item, Kind};
 use self::window::{Pending, Window};
 use super::Output;
-use super::client::{ClientArgs, entities};
+use super::client::{ClientArgs, Connection, entities};
 use super::failure::{Failure, chain};
 use crate::proto::v1::entity_service_client::EntityServiceClient;
 use crate::proto::v1::{SendRequest, SendResponse};
@@ -133,16 +132,16 @@ impl Loading {
         room: usize,
         patience: Duration,
     ) -> Result<Option<String>, Failure> {
-        let endpoint = client.endpoint()?;
+        let route = client.route()?;
         // A first connection that fails is a mistake more often than an outage.
-        let mut channel = Some(client.connect().await?);
+        let mut connection = Some(client.connect().await?);
         let mut pause = RECONNECT_AFTER_MIN;
         loop {
-            let ended = match channel.take() {
-                Some(channel) => self.stream(entities(channel), room).await?,
-                None => match endpoint.connect().await {
+            let ended = match connection.take() {
+                Some(connected) => self.stream(entities(connected), room).await?,
+                None => match route.connect().await {
                     Ok(connected) => {
-                        channel = Some(connected);
+                        connection = Some(connected);
                         continue;
                     }
                     Err(error) => Ended::Broken(Status::unavailable(chain(&error))),
@@ -175,7 +174,7 @@ impl Loading {
     /// Sends over one stream until all is done or it breaks.
     async fn stream(
         &mut self,
-        mut client: EntityServiceClient<Channel>,
+        mut client: EntityServiceClient<Connection>,
         room: usize,
     ) -> Result<Ended, Failure> {
         // As many places as lines in the window: sending never waits.

@@ -67,7 +67,9 @@ pub(super) struct DevArgs {
 pub(super) struct ServeArgs {
     #[command(flatten)]
     node: NodeArgs,
-    /// Allow addresses that other machines can reach, without encryption.
+    /// Allow addresses that other machines can reach on ports without TLS. A port with a
+    /// certificate (node.tls, node.peer_tls) is encrypted all the same, so that either
+    /// clients or nodes can do without.
     #[arg(long)]
     insecure: bool,
 }

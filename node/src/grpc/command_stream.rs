@@ -21,6 +21,7 @@ use tonic::{Status, Streaming};
 
 use super::deadline::Deadline;
 use super::entity_service::response_of;
+use super::paced::CutOff;
 use super::request::{ParsedCommand, parse_command};
 use super::status::{ServiceError, explained, message_of, status_of};
 use crate::admission::InFlight;
@@ -39,6 +40,7 @@ pub(super) struct CommandStream {
     intake: Arc<Intake>,
     deadline: Option<Deadline>,
     responses: mpsc::Sender<Result<SendResponse, Status>>,
+    cut_off: CutOff<SendResponse>,
     /// Where the engine puts answers, with the index of the command's slot.
     answers: mpsc::Sender<(u64, Answer)>,
     answered: mpsc::Receiver<(u64, Answer)>,
@@ -73,6 +75,7 @@ impl CommandStream {
     pub(super) fn new(
         intake: Arc<Intake>,
         responses: mpsc::Sender<Result<SendResponse, Status>>,
+        cut_off: CutOff<SendResponse>,
         deadline: Option<Deadline>,
     ) -> Self {
         let (answers, answered) = mpsc::channel(OUTSTANDING_MAX);
@@ -80,6 +83,7 @@ impl CommandStream {
             intake,
             deadline,
             responses,
+            cut_off,
             answers,
             answered,
             slots: Slots::default(),
@@ -127,6 +131,11 @@ impl CommandStream {
                     reading = place.is_ok();
                     free_place = place.ok();
                 }
+                // All is answered and no answer is read: its places are all taken.
+                () = async { tokio::time::sleep(self.cut_off.after()).await }, if reading && free_place.is_none() && self.slots.is_empty() => {
+                    self.cut_off.cut_off();
+                    return;
+                }
                 request = requests.message(), if reading && free_place.is_some() => {
                     match (request, free_place.take()) {
                         (Ok(Some(request)), Some(place)) => self.accept(request, place),
@@ -141,7 +150,13 @@ impl CommandStream {
         }
         if let Some(status) = last_status {
             // A client that is gone needs no status.
-            let _ = self.responses.send(Err(status)).await;
+            let told = self.responses.send(Err(status));
+            if tokio::time::timeout(self.cut_off.after(), told)
+                .await
+                .is_err()
+            {
+                self.cut_off.cut_off();
+            }
         }
     }
 

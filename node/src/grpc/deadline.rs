@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use axum::http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
 /// When a caller is answered at the latest, and after which its command is not
@@ -20,9 +21,13 @@ impl Deadline {
 
     /// The deadline of a call that arrived at `now`, if its caller set one.
     pub(crate) fn of_call(metadata: &MetadataMap, now: Instant) -> Option<Self> {
-        let timeout = parse(metadata.get("grpc-timeout")?.to_str().ok()?)?;
-        Self::after(timeout, now)
+        Self::after(timeout_of(metadata.as_ref())?, now)
     }
+}
+
+/// How long the caller of a request waits, if it says.
+pub(crate) fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
+    parse(headers.get("grpc-timeout")?.to_str().ok()?)
 }
 
 /// The form of the gRPC protocol: at most 8 digits and a unit. What is not of

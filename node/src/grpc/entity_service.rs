@@ -5,20 +5,19 @@
 //! `SendStream` has a file of its own, `command_stream.rs`. Next: `intake.rs`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use perennial_persistence::command::{Reply, Request as EntityRequest};
 use perennial_persistence::command_error::{Applied, CommandError};
 use perennial_persistence::journal::Journal;
 use perennial_persistence::sequence_nr::SequenceNr;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::command_stream::{CommandStream, OUTSTANDING_MAX};
 use super::deadline::Deadline;
+use super::paced::{Responses, paced};
 use super::request::{ParsedCommand, parse_command, parse_entity};
 use super::run_to_end;
 use super::status::{ServiceError, status_of};
@@ -38,6 +37,8 @@ pub(crate) struct EntityService {
     pub(crate) stopping: CancellationToken,
     /// Streams that are not finished.
     pub(crate) streams: TaskTracker,
+    /// How long a client may leave responses unread.
+    pub(crate) slow_reader_timeout: Duration,
 }
 
 #[tonic::async_trait]
@@ -61,21 +62,21 @@ impl v1::entity_service_server::EntityService for EntityService {
         Ok(Response::new(response_of(answer.await.map_err(status_of)?)))
     }
 
-    type SendStreamStream = ReceiverStream<Result<v1::SendResponse, Status>>;
+    type SendStreamStream = Responses<v1::SendResponse>;
 
     async fn send_stream(
         &self,
         request: Request<Streaming<v1::SendRequest>>,
     ) -> Result<Response<Self::SendStreamStream>, Status> {
         let deadline = Deadline::of_call(request.metadata(), Instant::now());
-        let (responses, receiver) = mpsc::channel(OUTSTANDING_MAX);
-        let stream = CommandStream::new(Arc::clone(&self.intake), responses, deadline);
+        let (sender, cut_off, responses) = paced(OUTSTANDING_MAX, self.slow_reader_timeout);
+        let stream = CommandStream::new(Arc::clone(&self.intake), sender, cut_off, deadline);
         let stopping = self.stopping.clone();
         // A task, not part of the response: when the client goes away, what it
         // sent is still in work, and counted until it is done.
         self.streams
             .spawn(stream.run(request.into_inner(), stopping));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(responses))
     }
 
     async fn get_state(

@@ -14,11 +14,11 @@ use perennial_persistence::journal::{
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::sequence_nr::SequenceNr;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
+use super::paced::{CutOff, Responses, paced};
 use super::request::parse_entity;
 use super::run_to_end;
 use super::status::{ServiceError, status_of};
@@ -43,11 +43,13 @@ pub(crate) struct EventService {
     pub(crate) stopping: CancellationToken,
     /// Streams that are not finished.
     pub(crate) streams: TaskTracker,
+    /// How long a client may leave an event unread.
+    pub(crate) slow_reader_timeout: Duration,
 }
 
 #[tonic::async_trait]
 impl v1::event_service_server::EventService for EventService {
-    type EventsStream = ReceiverStream<Result<v1::Event, Status>>;
+    type EventsStream = Responses<v1::Event>;
 
     async fn events(
         &self,
@@ -61,7 +63,7 @@ impl v1::event_service_server::EventService for EventService {
         let bounds = run_to_end(async move { journal.bounds(&id).await }).await?;
         let bounds = bounds.map_err(ServiceError::from)?;
         let (from, to) = range_of(&asked, bounds)?;
-        let (events, receiver) = mpsc::channel(BUFFERED_EVENTS_MAX);
+        let (events, cut_off, responses) = paced(BUFFERED_EVENTS_MAX, self.slow_reader_timeout);
         let reader = Reader {
             journal: Arc::clone(&self.journal),
             persistence_id,
@@ -69,13 +71,14 @@ impl v1::event_service_server::EventService for EventService {
             to,
             follow: asked.follow,
             events,
+            cut_off,
         };
         let stopping = self.stopping.clone();
         self.streams.spawn(async move {
             reader.run(stopping).await;
             drop(in_flight);
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(responses))
     }
 }
 
@@ -119,11 +122,12 @@ struct Reader {
     to: SequenceNr,
     follow: bool,
     events: mpsc::Sender<Result<v1::Event, Status>>,
+    cut_off: CutOff<v1::Event>,
 }
 
 /// Why a reader stops before its range is read.
 enum Stopped {
-    /// The client is gone.
+    /// The client is gone, or was cut off because it does not read.
     ClientGone,
     /// Reading failed, and the client is told.
     Failed(ServiceError),
@@ -148,9 +152,8 @@ impl Reader {
                 Ok(_) => {}
                 Err(Stopped::ClientGone) => return,
                 Err(Stopped::Failed(error)) => {
-                    // Waits for a slow client: without it the stream would seem
-                    // to end well. How long is limited by the end of the node.
-                    let _ = self.events.send(Err(error.into())).await;
+                    // Without it the stream would seem to end well.
+                    let _ = self.send(Err(error.into())).await;
                     return;
                 }
             }
@@ -174,10 +177,21 @@ impl Reader {
                 return Err(Stopped::Failed(self.gap(event.sequence_nr).await));
             }
             self.next = event.sequence_nr.next();
-            let sent = self.events.send(Ok(message_of(event))).await;
-            sent.map_err(|_| Stopped::ClientGone)?;
+            self.send(Ok(message_of(event))).await?;
         }
         Ok(count)
+    }
+
+    /// Waits for a slow client, but not for ever.
+    async fn send(&self, event: Result<v1::Event, Status>) -> Result<(), Stopped> {
+        let sending = self.events.send(event);
+        match tokio::time::timeout(self.cut_off.after(), sending).await {
+            Ok(sent) => sent.map_err(|_| Stopped::ClientGone),
+            Err(_) => {
+                self.cut_off.cut_off();
+                Err(Stopped::ClientGone)
+            }
+        }
     }
 
     /// Events are missing before `found`: deleted meanwhile, or the journal is

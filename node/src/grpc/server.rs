@@ -1,15 +1,12 @@
 //! Puts the services, health and reflection on the port for clients.
 
 use std::future::Future;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
@@ -19,20 +16,12 @@ use super::cluster_service::ClusterService;
 use super::entity_service::EntityService;
 use super::event_service::EventService;
 use super::status::explained;
+use crate::connections::connection::Connection;
+use crate::connections::{ConnectionLimits, http2};
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::cluster_service_server::{ClusterServiceServer, SERVICE_NAME as CLUSTER};
 use crate::proto::v1::entity_service_server::{EntityServiceServer, SERVICE_NAME as ENTITY};
 use crate::proto::v1::event_service_server::{EventServiceServer, SERVICE_NAME as EVENT};
-
-/// A client that says nothing for so long is asked whether it is there.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// A client that does not answer that for so long is gone.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Calls of one connection at once; further ones wait in the client.
-const CONCURRENT_CALLS_MAX: u32 = 4096;
-/// Bytes a client may send ahead on one stream, and on all of a connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Everything that is served to clients.
 pub(crate) struct Services {
@@ -44,9 +33,6 @@ pub(crate) struct Services {
 /// Why the services cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The port.
-    #[error(transparent)]
-    Transport(#[from] tonic::transport::Error),
     /// Reflection does not accept the contract's own description: a broken build.
     #[error(transparent)]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -67,11 +53,12 @@ pub(crate) async fn set_health(health: &HealthReporter, serving: bool) {
 /// Serves until `stopping` is cancelled and every call is finished. How long
 /// that may take is the caller's to limit: a client can keep a call open.
 pub(crate) fn serve(
-    listener: TcpListener,
+    connections: mpsc::Receiver<Connection>,
     services: Services,
     health: &HealthReporter,
+    limits: ConnectionLimits,
     stopping: CancellationToken,
-) -> Result<impl Future<Output = Result<(), ServeError>> + use<>, ServeError> {
+) -> Result<impl Future<Output = ()> + use<>, ServeError> {
     let decode_len_max = services.entities.intake.admission.decode_len_max();
     let entities =
         EntityServiceServer::new(services.entities).max_decoding_message_size(decode_len_max);
@@ -80,7 +67,6 @@ pub(crate) fn serve(
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let routes = Routes::new(entities)
         .add_service(EventServiceServer::new(services.events))
         .add_service(ClusterServiceServer::new(services.cluster))
@@ -88,20 +74,13 @@ pub(crate) fn serve(
         .add_service(reflection)
         .into_axum_router()
         .layer(axum::middleware::map_response(explain));
-    let router = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(CONCURRENT_CALLS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .add_routes(Routes::from(routes));
-    Ok(async move {
-        let stopped = stopping.cancelled_owned();
-        router
-            .serve_with_incoming_shutdown(incoming, stopped)
-            .await?;
-        Ok(())
-    })
+    Ok(http2::serve(
+        "client",
+        connections,
+        routes,
+        limits,
+        stopping,
+    ))
 }
 
 /// Gives the refusal of a message beyond the decode limit the details that all

@@ -51,6 +51,7 @@ pub const REASONS: &[&str] = &[
     "SEQUENCE_NR_MISMATCH",
     "SHARD_UNAVAILABLE",
     "SINGLE_NODE",
+    "SLOW_READER",
     "STASH_FULL",
     "WRITER_CONFLICT",
 ];
@@ -103,6 +104,14 @@ pub(crate) enum ServiceError {
     /// The journal could not be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The client does not read what it asked for.
+    #[error(
+        "nothing of this stream was read for {after:?} (node.limits.slow_reader_timeout): read on, from what came last"
+    )]
+    SlowReader {
+        /// The limit.
+        after: Duration,
+    },
     /// The node is shutting down and takes nothing on.
     #[error("the node is stopping: send again to another, or later")]
     Stopping,
@@ -205,6 +214,7 @@ impl ServiceError {
             Self::PageToken => "PAGE_TOKEN_INVALID",
             Self::NodeUnknown { .. } => "NODE_UNKNOWN",
             Self::SingleNode => "SINGLE_NODE",
+            Self::SlowReader { .. } => "SLOW_READER",
             Self::Propose(_) => "NO_LEADER",
             Self::Journal(JournalError::Unavailable { .. }) => "JOURNAL_UNAVAILABLE",
             Self::Journal(JournalError::Corrupt { .. }) => "RECOVERY_FAILED",
@@ -229,6 +239,11 @@ fn judge(error: &ServiceError) -> Verdict {
         ServiceError::NodeUnknown { node_id, .. } => {
             Verdict::new(Code::NotFound, reason).with("node_id", node_id)
         }
+        // Of a stream of commands, some were taken and their replies are lost.
+        ServiceError::SlowReader { .. } => Verdict {
+            applied: Applied::Unknown,
+            ..Verdict::new(Code::ResourceExhausted, reason)
+        },
         ServiceError::SingleNode => Verdict::new(Code::FailedPrecondition, reason),
         ServiceError::Propose(error) => Verdict {
             applied: match error {

@@ -12,7 +12,6 @@ use perennial_persistence::payload::CodecId;
 use perennial_persistence::registry::NodeAddresses;
 use perennial_persistence::storage::{Storage, StorageUrl, migrate};
 use perennial_sharding::forming::disk::{MemoryDisk, NodeDisk};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic_health::server::HealthReporter;
@@ -21,11 +20,13 @@ use super::cluster_part::{ClusterPart, ClusterPartSetup};
 use super::cluster_view::ClusterView;
 use super::engine_place::EnginePlace;
 use super::journal_url::journal_url;
+use super::ports::{Addresses, Ports};
 use super::ready::{follow_readiness, until_up};
 use super::shared_journal::SharedJournal;
 use super::{GRPC_ADDRESS, HTTP_ADDRESS, Node, NodeError, PEER_ADDRESS};
 use crate::admission::Admission;
 use crate::config::Settings;
+use crate::connections::http1;
 use crate::data_dir::DataDir;
 use crate::grpc::cluster_service::ClusterService;
 use crate::grpc::entity_service::EntityService;
@@ -163,7 +164,8 @@ impl NodeBuilder {
         }
     }
 
-    /// Allows addresses other machines can reach, without encryption.
+    /// Allows addresses other machines can reach without encryption. Ports for which
+    /// certificates are set are encrypted all the same.
     #[must_use]
     pub fn insecure(self) -> Self {
         Self {
@@ -198,43 +200,54 @@ impl NodeBuilder {
     /// [`NodeError`]; nothing is left running.
     pub async fn start(self) -> Result<Node, NodeError> {
         self.registration.clone()?;
-        for address in [self.grpc_address, self.http_address, self.peer_address] {
-            if !self.insecure && !address.ip().is_loopback() {
-                return Err(NodeError::NotLoopback { address });
-            }
-        }
         let settings = &self.settings;
         let (url, data_dir) = self.places()?;
         let disk: Arc<dyn NodeDisk> = match data_dir {
             Some(path) => Arc::new(DataDir::open(&path)?),
             None => Arc::new(MemoryDisk::default()),
         };
-        let (grpc_listener, grpc_address) = bind(self.grpc_address, "--listen").await?;
-        let (http_listener, http_address) = bind(self.http_address, "--http").await?;
-        let (peer_listener, peer_address) = bind(self.peer_address, "--peer-listen").await?;
+        let recorder = metrics::install()?;
+        // Everything started below ends with this token: when the node stops, and
+        // when starting fails half-way.
+        let closing = CancellationToken::new();
+        let close_on_drop = closing.clone().drop_guard();
+        let wanted = Addresses {
+            grpc: self.grpc_address,
+            http: self.http_address,
+            peer: self.peer_address,
+        };
+        let ports = Ports::bind(wanted, settings, self.insecure, &closing).await?;
+        let (grpc_address, http_address) = (ports.grpc.address, ports.http.address);
+        let peer_address = ports.peer.address;
         let addresses = NodeAddresses {
             address: advertised(self.advertise.clone(), grpc_address),
             peer_address: advertised(self.advertise_peer.clone(), peer_address),
         };
 
-        // Everything started below ends with this token: when the node stops, and
-        // when starting fails half-way.
-        let closing = CancellationToken::new();
-        let close_on_drop = closing.clone().drop_guard();
-        let recorder = metrics::install()?;
         let readiness = Readiness::default();
         let place = EnginePlace::default();
         let pages = http::router(readiness.clone(), recorder.clone(), place.clone());
-        let http_task = tokio::spawn(serve_http(http_listener, pages, closing.clone()));
+        let http_task = tokio::spawn(http1::serve(
+            "http",
+            ports.http.open(closing.clone()),
+            pages,
+            settings.limits.clone(),
+            closing.clone(),
+        ));
         tokio::spawn(closing.clone().run_until_cancelled_owned(keep_up(recorder)));
 
         let storage = self.open_storage(&url).await?;
         let limits = PeerLimits::of_payload(settings.engine.max_payload);
+        let transport = GrpcTransport::new(limits, source_of(peer_address));
+        let transport = match ports.peer_tls {
+            Some(tls) => transport.encrypted(tls),
+            None => transport,
+        };
         let setup = ClusterPartSetup {
             types: self.types.clone(),
             storage: storage.clone(),
             disk,
-            transport: Arc::new(GrpcTransport::new(limits, source_of(peer_address))),
+            transport: Arc::new(transport),
             addresses,
             number_of_shards: settings.number_of_shards,
             weight: settings.weight,
@@ -248,7 +261,7 @@ impl NodeBuilder {
         };
         let mut cluster_part = ClusterPart::enter_at(setup, place).await?;
         let peer_task = tokio::spawn(peer_server::serve(
-            peer_listener,
+            ports.peer.open(closing.clone()),
             cluster_part.peers(),
             limits,
             closing.clone(),
@@ -278,12 +291,14 @@ impl NodeBuilder {
                 journal: Arc::clone(&storage.journal),
                 stopping: stopping.clone(),
                 streams: streams.clone(),
+                slow_reader_timeout: settings.limits.slow_reader_timeout,
             },
             events: EventService {
                 intake: Arc::clone(&intake),
                 journal: Arc::clone(&storage.journal),
                 stopping: stopping.clone(),
                 streams: streams.clone(),
+                slow_reader_timeout: settings.limits.slow_reader_timeout,
             },
             cluster: ClusterService {
                 intake: Arc::clone(&intake),
@@ -293,7 +308,13 @@ impl NodeBuilder {
                 },
             },
         };
-        let serving = server::serve(grpc_listener, services, &health, stopping.clone())?;
+        let serving = server::serve(
+            ports.grpc.open(stopping.clone()),
+            services,
+            &health,
+            settings.limits.clone(),
+            stopping.clone(),
+        )?;
         let grpc_task = tokio::spawn(serving);
         until_up(&control, node_id).await;
         let follow = follow_readiness(control.clone(), node_id, readiness.clone(), health.clone());
@@ -366,34 +387,11 @@ fn source_of(peer_address: SocketAddr) -> Option<IpAddr> {
     (!no_choice.contains(&ip)).then_some(ip)
 }
 
-async fn serve_http(listener: TcpListener, pages: axum::Router, closing: CancellationToken) {
-    let serving = axum::serve(listener, pages).with_graceful_shutdown(closing.cancelled_owned());
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "the HTTP port failed");
-    }
-}
-
 async fn keep_up(recorder: PrometheusHandle) {
     loop {
         tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
         recorder.run_upkeep();
     }
-}
-
-async fn bind(
-    address: SocketAddr,
-    flag: &'static str,
-) -> Result<(TcpListener, SocketAddr), NodeError> {
-    let bound = async {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    };
-    bound.await.map_err(|source| NodeError::Bind {
-        address,
-        flag,
-        source,
-    })
 }
 
 /// `HOST` gets the port that is listened on.

@@ -12,6 +12,7 @@ use perennial_sharding::raft::RaftError;
 use crate::config::InvalidClusterSettings;
 use crate::data_dir::DataDirError;
 use crate::grpc::server::ServeError;
+use crate::tls::TlsError;
 
 /// Why a node cannot start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +28,21 @@ pub enum NodeError {
     DataDirRequired,
     /// An address others can reach, on a port without encryption.
     #[error(
-        "{address} can be reached from other machines, and connections are not encrypted or authenticated: use a \
-         loopback address such as 127.0.0.1, or `serve --insecure` in a network where everybody is trusted"
+        "{address} ({flag}) can be reached from other machines, and connections are not encrypted: set {setting} and \
+         what belongs to it, use a loopback address such as 127.0.0.1, or `serve --insecure` in a network where \
+         everybody is trusted"
     )]
     NotLoopback {
         /// Given.
         address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// The setting that encrypts it.
+        setting: &'static str,
     },
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A port cannot be bound.
     #[error("cannot listen on {address}: {source}; choose another address with {flag}")]
     Bind {
@@ -82,8 +91,8 @@ pub enum NodeError {
         "another process has started as this node and fenced its session: only one may run; nothing acknowledged is lost"
     )]
     Fenced,
-    /// The gRPC port failed.
-    #[error("the gRPC port failed: {0}")]
+    /// The gRPC port cannot be served.
+    #[error("the gRPC port cannot be served: {0}")]
     Serve(#[from] ServeError),
     /// A part of the node ended although nobody asked.
     #[error("{task} ended unexpectedly: see the log for a panic")]

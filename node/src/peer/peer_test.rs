@@ -25,6 +25,8 @@ use tonic::Code;
 
 use super::transport::GrpcTransport;
 use super::*;
+use crate::config::Settings;
+use crate::connections::accepting::{Door, Encryption, accept};
 use wire::control_service_client::ControlServiceClient;
 use wire::forward_service_client::ForwardServiceClient;
 
@@ -98,7 +100,18 @@ async fn world() -> World {
     let limits = PeerLimits::of_payload(MAX_PAYLOAD);
     let stopping = CancellationToken::new();
     let handler = Arc::clone(&recorder);
-    tokio::spawn(server::serve(listener, handler, limits, stopping.clone()));
+    let door = Door {
+        port: "test",
+        encryption: Encryption::Off,
+        limits: Settings::default().limits,
+    };
+    let connections = accept(listener, door, stopping.clone());
+    tokio::spawn(server::serve(
+        connections,
+        handler,
+        limits,
+        stopping.clone(),
+    ));
     World {
         recorder,
         accepted: receiver,

@@ -5,24 +5,25 @@
 //! it is meant for this node is the handler's to say. Calls and streams at once
 //! are limited, so that nobody in the network can make the node hold more.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures::StreamExt;
 use perennial_sharding::peer::{
     AcceptedStream, BackFrame, ForwardFrame, PeerError, SharedPeerHandler,
 };
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::transport::BATCHES_MAX;
 use super::{CONTROL_LEN_MAX, Malformed, PeerLimits, calls, frames, header_of_wire};
+use crate::connections::connection::Connection;
 use crate::proto::peer as wire;
 use wire::control_service_server::{ControlService, ControlServiceServer};
 use wire::forward_service_server::{ForwardService, ForwardServiceServer};
@@ -51,8 +52,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 ///
 /// # Errors
 /// When the port fails.
-pub fn serve(
-    listener: TcpListener,
+pub(crate) fn serve(
+    connections: mpsc::Receiver<Connection>,
     handler: SharedPeerHandler,
     limits: PeerLimits,
     stopping: CancellationToken,
@@ -76,7 +77,7 @@ pub fn serve(
         .initial_connection_window_size(STREAM_WINDOW)
         .add_service(control)
         .add_service(forward);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = ReceiverStream::new(connections).map(Ok::<_, Infallible>);
     async move {
         tokio::select! {
             served = router.serve_with_incoming(incoming) => served,

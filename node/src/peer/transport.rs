@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +17,7 @@ use perennial_persistence::registry::NodeNr;
 use perennial_sharding::peer::{
     ForwardStream, Peer, PeerError, PeerHeader, PeerRequest, PeerResponse, PeerTransport,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -25,6 +25,8 @@ use tonic::{Code, Request, Status, Streaming};
 
 use super::{CONTROL_LEN_MAX, Malformed, PeerLimits, calls, frames, header_to_wire};
 use crate::proto::peer as wire;
+use crate::tls::connector::Connector;
+use crate::tls::credentials::PeerTls;
 use wire::control_service_client::ControlServiceClient;
 use wire::forward_service_client::ForwardServiceClient;
 
@@ -49,6 +51,7 @@ const NODES_MAX: usize = 256;
 pub struct GrpcTransport {
     limits: PeerLimits,
     source: Option<IpAddr>,
+    tls: Option<watch::Receiver<PeerTls>>,
     connections: Mutex<HashMap<NodeNr, Connections>>,
 }
 
@@ -67,7 +70,18 @@ impl GrpcTransport {
         Self {
             limits,
             source,
+            tls: None,
             connections: Mutex::default(),
+        }
+    }
+
+    /// With TLS: each connection shows the certificate of its moment and trusts the
+    /// authority of its moment.
+    #[must_use]
+    pub(crate) fn encrypted(self, tls: watch::Receiver<PeerTls>) -> Self {
+        Self {
+            tls: Some(tls),
+            ..self
         }
     }
 
@@ -102,17 +116,27 @@ impl GrpcTransport {
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let control = ControlServiceClient::new(endpoint.connect_lazy());
+        let control = ControlServiceClient::new(self.lazily(&endpoint));
         let forward = endpoint
             .initial_stream_window_size(FORWARD_WINDOW)
-            .initial_connection_window_size(FORWARD_WINDOW)
-            .connect_lazy();
-        let forward = ForwardServiceClient::new(forward);
+            .initial_connection_window_size(FORWARD_WINDOW);
+        let forward = ForwardServiceClient::new(self.lazily(&forward));
         Ok(Connections {
             address: address.to_owned(),
             control: control.max_decoding_message_size(CONTROL_LEN_MAX),
             forward: forward.max_decoding_message_size(self.limits.forward_len_max),
         })
+    }
+
+    fn lazily(&self, endpoint: &Endpoint) -> Channel {
+        match self.tls.clone() {
+            None => endpoint.connect_lazy(),
+            Some(tls) => {
+                let current = move || Arc::clone(&tls.borrow().client);
+                let connector = Connector::new(current, self.source, CONNECT_TIMEOUT);
+                endpoint.connect_with_connector_lazy(connector)
+            }
+        }
     }
 }
 

@@ -12,24 +12,13 @@ use crate::monitoring::measured;
 pub(crate) const COMMANDS: &[&str] = &[];
 
 /// Flags, each with a command that will have it.
-pub(crate) const FLAGS: &[(&str, &str)] = &[
-    ("cluster status", "tls-ca"),
-    ("cluster status", "tls-cert"),
-    ("cluster status", "tls-key"),
-];
+pub(crate) const FLAGS: &[(&str, &str)] = &[];
 
 /// Settings.
-pub(crate) const SETTINGS: &[&str] = &[
-    "node.tls.certificate",
-    "node.tls.key",
-    "node.tls.client_ca",
-    "node.peer_tls.certificate",
-    "node.peer_tls.key",
-    "node.peer_tls.ca",
-];
+pub(crate) const SETTINGS: &[&str] = &[];
 
 /// Metrics.
-pub(crate) const METRICS: &[&str] = &["perennial_certificate_expiry_timestamp_seconds"];
+pub(crate) const METRICS: &[&str] = &[];
 
 #[test]
 fn what_has_come_is_not_to_come() {
