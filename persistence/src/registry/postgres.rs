@@ -11,7 +11,7 @@ mod sessions;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use self::forming::{FormationRow, NodeColumns};
@@ -20,7 +20,7 @@ use crate::registry::{
     RegistryError,
 };
 use crate::storage::owned::owned;
-use crate::storage::postgres::connections::{Connections, Failure, Retry};
+use crate::storage::postgres::connections::{Connections, Failure, Retry, timed_out};
 use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 /// A registry in Postgres.
@@ -48,12 +48,18 @@ const CLUSTER: &str = "\
     ) SELECT count(*) FROM made";
 
 /// Repeats work whose connection was lost or led to a standby, or that others were
-/// in the way of, while there is time. All of it can be done twice.
+/// in the way of, while there is time. All of it can be done twice. An attempt ends
+/// when the server would have ended it: no answer comes from one that the network
+/// has swallowed.
 macro_rules! until_decided {
-    ($connections:expr, $work:expr) => {{
+    ($connections:expr, $work:expr) => {
+        until_decided!($connections, $connections.options.statement_timeout, $work)
+    };
+    ($connections:expr, $attempt_max:expr, $work:expr) => {{
         let mut retry = Retry::until(Instant::now() + $connections.options.connect_timeout);
         loop {
-            match $work.await {
+            let attempted = timeout($attempt_max, $work).await;
+            match attempted.unwrap_or_else(|_| Err(timed_out())) {
                 Err(error) if Failure::of(&error).may_pass() && retry.pause().await => {}
                 decided => break decided,
             }
@@ -65,22 +71,27 @@ async fn cluster(
     connections: &Connections,
     number_of_shards: i32,
 ) -> Result<(Uuid, i32, i32), sqlx::Error> {
-    let mut connection = connections.control.acquire().await?;
+    let mut connection = connections.control().await?;
     sqlx::query(CLUSTER)
         .bind(Uuid::new_v4())
         .bind(number_of_shards)
-        .execute(&mut *connection)
+        .execute(connection.inner())
         .await?;
-    sqlx::query_as("SELECT cluster_id, number_of_shards, generation FROM perennial.cluster")
-        .fetch_one(&mut *connection)
-        .await
+    let row =
+        sqlx::query_as("SELECT cluster_id, number_of_shards, generation FROM perennial.cluster")
+            .fetch_one(connection.inner())
+            .await?;
+    connection.give_back();
+    Ok(row)
 }
 
 async fn mint_node(connections: &Connections) -> Result<i64, sqlx::Error> {
-    let mut connection = connections.control.acquire().await?;
-    sqlx::query_scalar("INSERT INTO perennial.nodes DEFAULT VALUES RETURNING node_nr")
-        .fetch_one(&mut *connection)
-        .await
+    let mut connection = connections.control().await?;
+    let node = sqlx::query_scalar("INSERT INTO perennial.nodes DEFAULT VALUES RETURNING node_nr")
+        .fetch_one(connection.inner())
+        .await?;
+    connection.give_back();
+    Ok(node)
 }
 
 fn unavailable(doing: &str, error: sqlx::Error) -> RegistryError {
@@ -156,10 +167,13 @@ impl Registry for PostgresRegistry {
 
     async fn formation(&self) -> Result<Formation, RegistryError> {
         let connections = self.connections.clone();
-        read(
-            owned(async move { until_decided!(connections, forming::formation(&connections)) })
-                .await,
-        )
+        // One row that is always in memory: by this it is found out whether the
+        // database answers, so it must not take long to find that it does not.
+        let attempt_max = connections.options.connect_timeout / 2;
+        let work = async move {
+            until_decided!(connections, attempt_max, forming::formation(&connections))
+        };
+        read(owned(work).await)
     }
 
     async fn claim_forming(

@@ -14,8 +14,10 @@ pub(super) type NodeColumns = (i64, i64, String, String, i64);
 
 /// `None` when there is no cluster yet.
 pub(super) async fn formation(connections: &Connections) -> Result<Option<FormationRow>, Error> {
-    let mut connection = connections.control.acquire().await?;
-    read(&mut connection).await
+    let mut connection = connections.control().await?;
+    let row = read(connection.inner()).await?;
+    connection.give_back();
+    Ok(row)
 }
 
 async fn read(connection: &mut PgConnection) -> Result<Option<FormationRow>, Error> {
@@ -29,7 +31,7 @@ pub(super) async fn claim(
     node: i64,
     (generation, formed, forming): FormationRow,
 ) -> Result<Option<FormationRow>, Error> {
-    let mut connection = connections.control.acquire().await?;
+    let mut connection = connections.control().await?;
     if !formed {
         sqlx::query(
             "UPDATE perennial.cluster \
@@ -40,10 +42,12 @@ pub(super) async fn claim(
         .bind(node)
         .bind(generation)
         .bind(forming)
-        .execute(&mut *connection)
+        .execute(connection.inner())
         .await?;
     }
-    read(&mut connection).await
+    let row = read(connection.inner()).await?;
+    connection.give_back();
+    Ok(row)
 }
 
 pub(super) async fn set_formed(
@@ -51,15 +55,16 @@ pub(super) async fn set_formed(
     node: i64,
     generation: i32,
 ) -> Result<bool, Error> {
-    let mut connection = connections.control.acquire().await?;
+    let mut connection = connections.control().await?;
     let updated = sqlx::query(
         "UPDATE perennial.cluster SET formed_at = coalesce(formed_at, now()) \
          WHERE generation = $1 AND forming_node = $2",
     )
     .bind(generation)
     .bind(node)
-    .execute(&mut *connection)
+    .execute(connection.inner())
     .await?;
+    connection.give_back();
     Ok(updated.rows_affected() > 0)
 }
 
@@ -67,16 +72,18 @@ pub(super) async fn reform(
     connections: &Connections,
     generation: i32,
 ) -> Result<Option<FormationRow>, Error> {
-    let mut connection = connections.control.acquire().await?;
+    let mut connection = connections.control().await?;
     sqlx::query(
         "UPDATE perennial.cluster \
          SET generation = generation + 1, formed_at = NULL, forming_node = NULL \
          WHERE generation = $1 AND formed_at IS NOT NULL",
     )
     .bind(generation)
-    .execute(&mut *connection)
+    .execute(connection.inner())
     .await?;
-    read(&mut connection).await
+    let row = read(connection.inner()).await?;
+    connection.give_back();
+    Ok(row)
 }
 
 /// Whether the node is known.
@@ -85,7 +92,7 @@ pub(super) async fn announce(
     node: i64,
     addresses: &NodeAddresses,
 ) -> Result<bool, Error> {
-    let mut connection = connections.control.acquire().await?;
+    let mut connection = connections.control().await?;
     let updated = sqlx::query(
         "WITH others AS ( \
              UPDATE perennial.nodes SET address = NULL, peer_address = NULL \
@@ -98,8 +105,9 @@ pub(super) async fn announce(
     .bind(node)
     .bind(&addresses.address)
     .bind(&addresses.peer_address)
-    .execute(&mut *connection)
+    .execute(connection.inner())
     .await?;
+    connection.give_back();
     Ok(updated.rows_affected() > 0)
 }
 
@@ -109,36 +117,40 @@ pub(super) async fn give_sign(
     node: i64,
     addresses: &NodeAddresses,
 ) -> Result<bool, Error> {
-    let mut connection = connections.control.acquire().await?;
+    let mut connection = connections.control().await?;
     let updated = sqlx::query(
         "UPDATE perennial.nodes SET seen = seen + 1, last_seen_at = now() \
          WHERE node_nr = $1 AND peer_address = $2",
     )
     .bind(node)
     .bind(&addresses.peer_address)
-    .execute(&mut *connection)
+    .execute(connection.inner())
     .await?;
+    connection.give_back();
     Ok(updated.rows_affected() > 0)
 }
 
 pub(super) async fn withdraw(connections: &Connections, node: i64) -> Result<(), Error> {
-    let mut connection = connections.control.acquire().await?;
+    let mut connection = connections.control().await?;
     sqlx::query(
         "UPDATE perennial.nodes SET address = NULL, peer_address = NULL WHERE node_nr = $1",
     )
     .bind(node)
-    .execute(&mut *connection)
+    .execute(connection.inner())
     .await?;
+    connection.give_back();
     Ok(())
 }
 
 pub(super) async fn nodes(connections: &Connections) -> Result<Vec<NodeColumns>, Error> {
-    let mut connection = connections.control.acquire().await?;
-    sqlx::query_as(
+    let mut connection = connections.control().await?;
+    let nodes = sqlx::query_as(
         "SELECT node_nr, incarnation, coalesce(address, ''), peer_address, seen FROM perennial.nodes \
          WHERE peer_address IS NOT NULL ORDER BY last_seen_at DESC, node_nr DESC LIMIT $1",
     )
     .bind(NODES_LISTED_MAX as i64)
-    .fetch_all(&mut *connection)
-    .await
+    .fetch_all(connection.inner())
+    .await?;
+    connection.give_back();
+    Ok(nodes)
 }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::storage::epoch_i64;
-use crate::storage::postgres::connections::{Connections, arguments, connection_name};
+use crate::storage::postgres::connections::{Connections, arguments, connection_name, timed_out};
 use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 /// How long a fence waits before it ends the connections that block it.
@@ -69,20 +69,21 @@ pub(super) async fn begin_incarnation(
     node: i64,
 ) -> Result<Option<(i64, Uuid, i32)>, sqlx::Error> {
     let session = Uuid::new_v4();
-    let mut connection = connections.control.acquire().await?;
+    let mut connection = connections.control().await?;
     let opened: Option<(i64, i32)> = sqlx::query_as(OPEN_SESSION)
         .bind(node)
         .bind(session)
         .bind(connections.lane_numbers())
-        .fetch_optional(&mut *connection)
+        .fetch_optional(connection.inner())
         .await?;
     let Some((number, generation)) = opened else {
+        connection.give_back();
         return Ok(None);
     };
     sqlx::query(FORGET_SESSIONS)
         .bind(node)
         .bind(number)
-        .execute(&mut *connection)
+        .execute(connection.inner())
         .await?;
     let earlier: Vec<Uuid> = sqlx::query_scalar(
         "SELECT DISTINCT session FROM perennial.writer_sessions \
@@ -90,9 +91,9 @@ pub(super) async fn begin_incarnation(
     )
     .bind(node)
     .bind(number)
-    .fetch_all(&mut *connection)
+    .fetch_all(connection.inner())
     .await?;
-    drop(connection);
+    connection.give_back();
     fence_rows(connections, &earlier, FENCE_SESSIONS, arguments![&earlier]?).await?;
     Ok(Some((number, session, generation)))
 }
@@ -101,13 +102,15 @@ pub(super) async fn fence_earlier_generations(
     connections: &Connections,
     generation: i32,
 ) -> Result<(), sqlx::Error> {
+    let mut connection = connections.control().await?;
     let earlier: Vec<Uuid> = sqlx::query_scalar(
         "SELECT DISTINCT session FROM perennial.writer_sessions \
          WHERE generation < $1 AND fenced_at IS NULL",
     )
     .bind(generation)
-    .fetch_all(&mut *connections.control.acquire().await?)
+    .fetch_all(connection.inner())
     .await?;
+    connection.give_back();
     fence_rows(connections, &earlier, FENCE_SESSIONS, arguments![&earlier]?).await
 }
 
@@ -134,17 +137,22 @@ async fn fence_rows(
     sql: &str,
     arguments: PgArguments,
 ) -> Result<(), sqlx::Error> {
-    let mut connection = connections.fences.acquire().await?;
+    let mut connection = connections.fence().await?;
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
-        .fetch_one(&mut *connection)
+        .fetch_one(connection.inner())
         .await?;
-    let mut update = std::pin::pin!(sqlx::query_with(sql, arguments).execute(&mut *connection));
-    loop {
-        match timeout(BLOCKED_BEFORE_ENDING, &mut update).await {
-            Ok(updated) => return updated.map(|_| ()),
-            Err(_) => end_blockers(connections, sessions, pid).await,
+    {
+        let update = sqlx::query_with(sql, arguments).execute(connection.inner());
+        let mut update = std::pin::pin!(update);
+        loop {
+            match timeout(BLOCKED_BEFORE_ENDING, &mut update).await {
+                Ok(updated) => break updated?,
+                Err(_) => end_blockers(connections, sessions, pid).await,
+            }
         }
-    }
+    };
+    connection.give_back();
+    Ok(())
 }
 
 /// Ends the connections of these sessions that `waiting` waits for.
@@ -153,12 +161,12 @@ async fn end_blockers(connections: &Connections, sessions: &[Uuid], waiting: i32
         .iter()
         .map(|session| connection_name(SessionUuid(*session)))
         .collect();
-    let ended: Result<i64, sqlx::Error> = sqlx::query_scalar(END_BLOCKERS)
+    let end = sqlx::query_scalar::<_, i64>(END_BLOCKERS)
         .bind(waiting)
         .bind(names)
-        .fetch_one(&connections.readers)
-        .await;
-    match ended {
+        .fetch_one(&connections.readers);
+    let ended = timeout(connections.options.connect_timeout, end).await;
+    match ended.unwrap_or_else(|_| Err(timed_out())) {
         Ok(0) => {
             tracing::warn!("a fence is blocked by a connection that is not of the fenced session");
         }

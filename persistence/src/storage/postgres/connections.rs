@@ -9,7 +9,10 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{
+    PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow, Postgres,
+};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -52,8 +55,8 @@ pub(crate) struct Connections {
     /// Lane 0 is for writes other than appends, the rest are the journal's.
     lanes: Vec<Lane>,
     pub(crate) readers: PgPool,
-    pub(crate) control: PgPool,
-    pub(crate) fences: PgPool,
+    control: PgPool,
+    fences: PgPool,
     pub(crate) options: StorageOptions,
 }
 
@@ -112,6 +115,16 @@ impl Connections {
             fences: of_primary(FENCE_CONNECTIONS).connect_lazy_with(controller),
             options: options.clone(),
         }
+    }
+
+    /// For the registry.
+    pub(crate) async fn control(&self) -> Result<Borrowed, sqlx::Error> {
+        Borrowed::from(&self.control).await
+    }
+
+    /// For fences.
+    pub(crate) async fn fence(&self) -> Result<Borrowed, sqlx::Error> {
+        Borrowed::from(&self.fences).await
     }
 
     /// Lanes for appends.
@@ -233,6 +246,40 @@ impl Connections {
     }
 }
 
+/// A connection of a pool, in use. Unless it is given back it is closed: one that was
+/// left in the middle of a statement, because no answer came, would keep its place in
+/// the pool for as long as none comes.
+pub(crate) struct Borrowed {
+    connection: PoolConnection<Postgres>,
+    is_whole: bool,
+}
+
+impl Borrowed {
+    async fn from(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            connection: pool.acquire().await?,
+            is_whole: false,
+        })
+    }
+
+    pub(crate) fn inner(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// Keeps the connection for the next user.
+    pub(crate) fn give_back(mut self) {
+        self.is_whole = true;
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
 /// When to try something again: after pauses that grow, until a deadline.
 pub(crate) struct Retry {
     pub(crate) deadline: Instant,
@@ -256,7 +303,7 @@ impl Retry {
     }
 }
 
-fn timed_out() -> sqlx::Error {
+pub(crate) fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
 
