@@ -106,19 +106,8 @@ pub struct Heartbeat {
     pub index: u64,
 }
 
-/// To the owner of a shard.
-#[derive(Debug, Clone)]
-pub enum ForwardFrame {
-    /// A request of an entity.
-    Forward(Forwarded),
-    /// Nobody waits for this answer any more.
-    Cancel {
-        /// Of the request.
-        correlation_id: u64,
-    },
-}
-
-/// A request on its way to its shard's owner.
+/// A request on its way to its shard's owner. It cannot be taken back: what nobody
+/// waits for any more is answered all the same, and the answer is dropped here.
 #[derive(Debug, Clone)]
 pub struct Forwarded {
     /// The sender's number for it, unique on the stream.
@@ -205,7 +194,7 @@ pub struct Peer {
 #[derive(Debug)]
 pub struct ForwardStream {
     /// To the owner; a full channel means: wait.
-    pub frames: mpsc::Sender<Vec<ForwardFrame>>,
+    pub frames: mpsc::Sender<Vec<Forwarded>>,
     /// From the owner; closed when the stream is lost.
     pub back: mpsc::Receiver<Vec<BackFrame>>,
 }
@@ -216,7 +205,7 @@ pub struct AcceptedStream {
     /// Whose commands come.
     pub header: PeerHeader,
     /// From the sender; closed when the stream is lost.
-    pub frames: mpsc::Receiver<Vec<ForwardFrame>>,
+    pub frames: mpsc::Receiver<Vec<Forwarded>>,
     /// To the sender.
     pub back: mpsc::Sender<Vec<BackFrame>>,
 }

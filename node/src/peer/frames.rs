@@ -13,7 +13,7 @@ use perennial_persistence::payload::{CodecId, Payload};
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::writer::{Epoch, ShardNr};
-use perennial_sharding::peer::{BackFrame, ForwardFrame, Forwarded};
+use perennial_sharding::peer::{BackFrame, Forwarded};
 use prost::Message;
 
 use super::{Malformed, command_error};
@@ -23,7 +23,7 @@ use crate::proto::peer as wire;
 pub(super) const MESSAGE_LEN: usize = 256 << 10;
 
 /// Messages for the frames, in their order.
-pub(super) fn forwards_to_wire(frames: Vec<ForwardFrame>) -> Vec<wire::ForwardBatch> {
+pub(super) fn forwards_to_wire(frames: Vec<Forwarded>) -> Vec<wire::ForwardBatch> {
     let frames = frames.into_iter().map(forward_to_wire);
     let batch = |frames| wire::ForwardBatch {
         header: None,
@@ -40,9 +40,7 @@ pub(super) fn backs_to_wire(frames: Vec<BackFrame>, len_max: usize) -> Vec<wire:
     split(frames).into_iter().map(batch).collect()
 }
 
-pub(super) fn forwards_of_wire(
-    frames: Vec<wire::ForwardFrame>,
-) -> Result<Vec<ForwardFrame>, Malformed> {
+pub(super) fn forwards_of_wire(frames: Vec<wire::Forward>) -> Result<Vec<Forwarded>, Malformed> {
     frames.into_iter().map(forward_of_wire).collect()
 }
 
@@ -74,44 +72,34 @@ fn split<T: Message>(frames: impl ExactSizeIterator<Item = T>) -> Vec<Vec<T>> {
     messages
 }
 
-fn forward_to_wire(frame: ForwardFrame) -> wire::ForwardFrame {
+fn forward_to_wire(forwarded: Forwarded) -> wire::Forward {
     use wire::forward::Request as Asked;
-    use wire::forward_frame::Frame;
-    let frame = match frame {
-        ForwardFrame::Forward(forwarded) => Frame::Forward(wire::Forward {
-            correlation_id: forwarded.correlation_id,
-            routed_at: forwarded.routed_at,
-            shard: forwarded.shard.0,
-            epoch: forwarded.epoch.0,
-            persistence_id: forwarded.persistence_id.as_str().to_owned(),
-            request: Some(match forwarded.request {
-                Request::Command {
-                    payload,
-                    command_id,
-                    expected_sequence_nr,
-                    metadata,
-                } => Asked::Command(wire::Command {
-                    payload: Some(payload_to_wire(payload)),
-                    command_id: command_id.map_or_else(String::new, |id| id.as_str().to_owned()),
-                    expected_sequence_nr: expected_sequence_nr.map(SequenceNr::get),
-                    metadata: metadata.map(Arc::unwrap_or_clone).unwrap_or_default(),
-                }),
-                Request::State => Asked::State(wire::Nothing {}),
+    wire::Forward {
+        correlation_id: forwarded.correlation_id,
+        routed_at: forwarded.routed_at,
+        shard: forwarded.shard.0,
+        epoch: forwarded.epoch.0,
+        persistence_id: forwarded.persistence_id.as_str().to_owned(),
+        request: Some(match forwarded.request {
+            Request::Command {
+                payload,
+                command_id,
+                expected_sequence_nr,
+                metadata,
+            } => Asked::Command(wire::Command {
+                payload: Some(payload_to_wire(payload)),
+                command_id: command_id.map_or_else(String::new, |id| id.as_str().to_owned()),
+                expected_sequence_nr: expected_sequence_nr.map(SequenceNr::get),
+                metadata: metadata.map(Arc::unwrap_or_clone).unwrap_or_default(),
             }),
-            time_left_us: forwarded.time_left.map(micros),
+            Request::State => Asked::State(wire::Nothing {}),
         }),
-        ForwardFrame::Cancel { correlation_id } => Frame::Cancel(correlation_id),
-    };
-    wire::ForwardFrame { frame: Some(frame) }
+        time_left_us: forwarded.time_left.map(micros),
+    }
 }
 
-fn forward_of_wire(frame: wire::ForwardFrame) -> Result<ForwardFrame, Malformed> {
+fn forward_of_wire(forward: wire::Forward) -> Result<Forwarded, Malformed> {
     use wire::forward::Request as Asked;
-    use wire::forward_frame::Frame;
-    let forward = match frame.frame.ok_or(Malformed::missing("frame"))? {
-        Frame::Cancel(correlation_id) => return Ok(ForwardFrame::Cancel { correlation_id }),
-        Frame::Forward(forward) => forward,
-    };
     let request = match forward.request.ok_or(Malformed::missing("request"))? {
         Asked::State(wire::Nothing {}) => Request::State,
         Asked::Command(command) => Request::Command {
@@ -122,7 +110,7 @@ fn forward_of_wire(frame: wire::ForwardFrame) -> Result<ForwardFrame, Malformed>
             metadata: (!command.metadata.is_empty()).then(|| Arc::new(command.metadata)),
         },
     };
-    Ok(ForwardFrame::Forward(Forwarded {
+    Ok(Forwarded {
         correlation_id: forward.correlation_id,
         routed_at: forward.routed_at,
         shard: ShardNr(forward.shard),
@@ -131,7 +119,7 @@ fn forward_of_wire(frame: wire::ForwardFrame) -> Result<ForwardFrame, Malformed>
             .map_err(|error| Malformed::new("persistence_id", error))?,
         request,
         time_left: forward.time_left_us.map(Duration::from_micros),
-    }))
+    })
 }
 
 fn back_to_wire(frame: BackFrame, len_max: usize) -> wire::BackFrame {

@@ -14,8 +14,8 @@ use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::writer::{Epoch, ShardNr};
 use perennial_sharding::cluster_state::{ClusterCommand, Member, MemberStatus};
 use perennial_sharding::peer::{
-    AcceptedStream, BackFrame, ForwardFrame, Forwarded, Heartbeat, Peer, PeerError, PeerHandler,
-    PeerRequest, PeerResponse, PeerTransport,
+    AcceptedStream, BackFrame, Forwarded, Heartbeat, Peer, PeerError, PeerHandler, PeerRequest,
+    PeerResponse, PeerTransport,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -148,8 +148,8 @@ fn persistence_id() -> PersistenceId {
     PersistenceId::new("counter", "a").unwrap()
 }
 
-fn forward(correlation_id: u64, payload: impl Into<bytes::Bytes>) -> ForwardFrame {
-    ForwardFrame::Forward(Forwarded {
+fn forward(correlation_id: u64, payload: impl Into<bytes::Bytes>) -> Forwarded {
+    Forwarded {
         correlation_id,
         routed_at: 1,
         shard: ShardNr(2),
@@ -162,7 +162,7 @@ fn forward(correlation_id: u64, payload: impl Into<bytes::Bytes>) -> ForwardFram
             metadata: None,
         },
         time_left: None,
-    })
+    }
 }
 
 #[tokio::test]
@@ -353,10 +353,7 @@ async fn a_stream_carries_frames_of_any_size_both_ways_and_ends_on_both_sides() 
     let receiving = async {
         let mut received = 0;
         while received < 10 * sizes.len() {
-            for frame in accepted.frames.recv().await.unwrap() {
-                let ForwardFrame::Forward(forwarded) = frame else {
-                    panic!("{frame:?}");
-                };
+            for forwarded in accepted.frames.recv().await.unwrap() {
                 assert_eq!(forwarded.correlation_id, (received / sizes.len()) as u64);
                 let Request::Command { payload, .. } = forwarded.request else {
                     panic!("no command");
@@ -474,7 +471,7 @@ async fn hostile_messages_are_refused_and_the_node_goes_on() {
     let no_header = tokio_stream::iter([batch(None, vec![])]);
     let status = forward.forward(no_header).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-    let malformed = wire::ForwardFrame { frame: None };
+    let malformed = wire::Forward::default();
     let (sender, later) = mpsc::channel(4);
     let sent = tokio_stream::wrappers::ReceiverStream::new(later);
     sender.send(batch(Some(good), vec![])).await.unwrap();

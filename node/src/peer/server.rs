@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use perennial_sharding::peer::{
-    AcceptedStream, BackFrame, ForwardFrame, PeerError, SharedPeerHandler,
+    AcceptedStream, BackFrame, Forwarded, PeerError, SharedPeerHandler,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -174,7 +174,7 @@ type Outgoing = mpsc::Sender<Result<wire::BackBatch, Status>>;
 /// Runs as long as a stream: until either end closes it or the connection is lost.
 async fn carry(
     incoming: Streaming<wire::ForwardBatch>,
-    frames: mpsc::Sender<Vec<ForwardFrame>>,
+    frames: mpsc::Sender<Vec<Forwarded>>,
     back: mpsc::Receiver<Vec<BackFrame>>,
     outgoing: Outgoing,
     limits: PeerLimits,
@@ -194,7 +194,7 @@ async fn carry(
 
 async fn take_in(
     mut incoming: Streaming<wire::ForwardBatch>,
-    frames: mpsc::Sender<Vec<ForwardFrame>>,
+    frames: mpsc::Sender<Vec<Forwarded>>,
 ) -> Result<(), Status> {
     while let Some(batch) = incoming.message().await? {
         let batch = frames::forwards_of_wire(batch.frames)?;

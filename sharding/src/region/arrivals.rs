@@ -7,14 +7,13 @@
 //! `inner.rs`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use perennial_persistence::command::{ReplyTo, Told};
 use perennial_persistence::command_error::CommandError;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::peer::{AcceptedStream, BackFrame, ForwardFrame, Forwarded};
+use crate::peer::{AcceptedStream, BackFrame, Forwarded};
 
 use super::inner::Inner;
 use super::parcel::Parcel;
@@ -23,8 +22,6 @@ use super::parcel::Parcel;
 const WINDOW: u32 = 4_096;
 /// Answers in one batch.
 const BATCH_MAX: usize = 256;
-/// How long a command waits for this node to learn what its sender knew.
-const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 
 /// Takes commands in until the stream ends.
 pub(super) async fn serve(inner: Arc<Inner>, stream: AcceptedStream) {
@@ -35,12 +32,10 @@ pub(super) async fn serve(inner: Arc<Inner>, stream: AcceptedStream) {
     let take_in = async {
         let mut given_up_on = 0;
         while let Some(batch) = frames.recv().await {
-            let until = Instant::now() + CATCH_UP_MAX;
-            for frame in batch {
-                let ForwardFrame::Forward(forwarded) = frame else {
-                    // Commands are short: one that nobody waits for is handled.
-                    continue;
-                };
+            // How long this node may take to learn what the sender knew: as long as
+            // the sender lets a command wait for a home.
+            let until = Instant::now() + inner.settings.homeless_max;
+            for forwarded in batch {
                 let index = forwarded.routed_at;
                 if index > given_up_on && !inner.catch_up(index, until).await {
                     given_up_on = index;

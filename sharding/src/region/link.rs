@@ -17,9 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::peer::{
-    BackFrame, ForwardFrame, ForwardStream, Forwarded, Peer, PeerHeader, PeerTransport,
-};
+use crate::peer::{BackFrame, ForwardStream, Forwarded, Peer, PeerHeader, PeerTransport};
 
 /// Commands that may wait to be written to one node.
 const QUEUE_MAX: usize = 8_192;
@@ -236,7 +234,7 @@ impl Link {
 
     /// What may be written, at least one command. Safe to cancel: nothing is taken
     /// before it returns.
-    async fn next_batch(&self, events: &dyn LinkEvents) -> Vec<ForwardFrame> {
+    async fn next_batch(&self, events: &dyn LinkEvents) -> Vec<Forwarded> {
         loop {
             let (batch, with_room) = self.take_batch();
             if !with_room.is_empty() {
@@ -249,7 +247,7 @@ impl Link {
         }
     }
 
-    fn take_batch(&self) -> (Vec<ForwardFrame>, BTreeSet<ShardNr>) {
+    fn take_batch(&self) -> (Vec<Forwarded>, BTreeSet<ShardNr>) {
         let now = tokio::time::Instant::now().into_std();
         let mut queue = self.lock();
         let mut batch = Vec::new();
@@ -260,7 +258,7 @@ impl Link {
             };
             queue.credit -= 1;
             bytes += payload_len(&outgoing.request);
-            batch.push(ForwardFrame::Forward(outgoing.into_forwarded(now)));
+            batch.push(outgoing.into_forwarded(now));
         }
         let has_room = queue.waiting.len() <= QUEUE_MAX / 2;
         let with_room = match has_room {

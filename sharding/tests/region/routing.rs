@@ -156,6 +156,32 @@ async fn callers_that_go_away_leave_nothing_behind() {
     );
 }
 
+/// More of them than a link has places for answers: what was sent runs on, is
+/// answered, and the answer is dropped.
+#[tokio::test(start_paused = true)]
+async fn callers_that_go_away_leave_nothing_behind_on_either_node() {
+    const CALLS: usize = 3 * 4_096;
+    let world = World::new(2).await;
+    world.assign([1], 1);
+    let (node, id) = (&world.nodes[0], entity_in(1, 0));
+    texts(node.ask(&id, &Command::List).await);
+    for call in 0..CALLS {
+        let (reply_to, answer) = ReplyTo::ask();
+        let request = request(&Command::Put(call.to_string()), None);
+        node.region.deliver(id.clone(), request, None, reply_to);
+        drop(answer);
+        if call % 1_000 == 0 {
+            // Time for the link, whose queue is bounded too.
+            let asked = node.ask(&id, &Command::List);
+            assert!(timeout(SOON, asked).await.unwrap().is_ok());
+        }
+    }
+    let asked = node.ask(&id, &Command::List);
+    assert_eq!(texts(timeout(SOON, asked).await.unwrap()).len(), CALLS);
+    assert_eq!(node.region.waiting(), 0);
+    assert_eq!(world.nodes[1].region.waiting(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_receiver_that_is_behind_catches_up_first() {
     let world = World::new(2).await;
@@ -165,7 +191,8 @@ async fn a_receiver_that_is_behind_catches_up_first() {
     let command = add("a");
     let asked = world.nodes[0].ask(&id, &command);
     tokio::pin!(asked);
-    let early = timeout(Duration::from_millis(500), &mut asked).await;
+    // It may take long where raft is patient.
+    let early = timeout(Duration::from_secs(10), &mut asked).await;
     assert!(early.is_err(), "{early:?}");
     world.cluster.set_follows(world.nodes[1].nr, true);
     assert_eq!(texts(timeout(SOON, asked).await.unwrap()), ["a"]);

@@ -19,8 +19,8 @@ fn command(payload: Payload, command_id: &str, metadata: &[(&str, &str)]) -> Req
     }
 }
 
-fn forwarded(correlation_id: u64, request: Request) -> ForwardFrame {
-    ForwardFrame::Forward(Forwarded {
+fn forwarded(correlation_id: u64, request: Request) -> Forwarded {
+    Forwarded {
         correlation_id,
         routed_at: 2,
         shard: ShardNr(3),
@@ -28,7 +28,7 @@ fn forwarded(correlation_id: u64, request: Request) -> ForwardFrame {
         persistence_id: PersistenceId::new("counter", "São Paulo").unwrap(),
         request,
         time_left: Some(Duration::from_micros(6)),
-    })
+    }
 }
 
 fn reply(bytes: impl Into<bytes::Bytes>, duplicate: bool) -> Reply {
@@ -51,7 +51,7 @@ fn answer(answer: Answer) -> BackFrame {
 }
 
 /// Through bytes, as between two nodes; how many messages it took.
-fn crossed_forwards(frames: Vec<ForwardFrame>) -> (Vec<ForwardFrame>, usize) {
+fn crossed_forwards(frames: Vec<Forwarded>) -> (Vec<Forwarded>, usize) {
     let messages = forwards_to_wire(frames);
     let count = messages.len();
     let decoded = messages.into_iter().flat_map(|message| {
@@ -86,7 +86,6 @@ fn frames_cross_as_they_are() {
                 &[("trace", "a"), ("", "b"), ("c", "")],
             ),
         ),
-        ForwardFrame::Cancel { correlation_id: 1 },
     ];
     let expected = format!("{forwards:?}");
     let (crossed, messages) = crossed_forwards(forwards);
@@ -132,13 +131,7 @@ fn a_large_batch_becomes_several_messages_in_order() {
     let frames = (0..10).map(|nr| forwarded(nr, command(large(), "", &[])));
     let (crossed, messages) = crossed_forwards(frames.collect());
     assert_eq!(messages, 4);
-    let ids: Vec<u64> = crossed
-        .iter()
-        .map(|frame| match frame {
-            ForwardFrame::Forward(forwarded) => forwarded.correlation_id,
-            ForwardFrame::Cancel { correlation_id } => *correlation_id,
-        })
-        .collect();
+    let ids: Vec<u64> = crossed.iter().map(|sent| sent.correlation_id).collect();
     assert_eq!(ids, (0..10).collect::<Vec<_>>());
 }
 
@@ -171,14 +164,13 @@ fn an_answer_that_does_not_fit_becomes_an_error() {
 #[test]
 fn malformed_frames_are_refused_with_what_is_wrong() {
     use wire::forward::Request as Asked;
-    use wire::forward_frame::Frame;
     let good = || wire::Forward {
         persistence_id: "counter|a".into(),
         request: Some(Asked::State(wire::Nothing {})),
         ..wire::Forward::default()
     };
-    let with = |forward| forwards_of_wire(vec![wire::ForwardFrame { frame: forward }]);
-    assert!(with(Some(Frame::Forward(good()))).is_ok());
+    let with = |forward| forwards_of_wire(vec![forward]);
+    assert!(with(good()).is_ok());
     let command = |payload, command_id: &str| {
         Asked::Command(wire::Command {
             payload,
@@ -197,22 +189,12 @@ fn malformed_frames_are_refused_with_what_is_wrong() {
         ..good()
     };
     for (frame, what) in [
-        (None, "frame"),
-        (Some(Frame::Forward(asks(None))), "request"),
-        (Some(Frame::Forward(about(""))), "persistence_id"),
-        (Some(Frame::Forward(about("counter|a|b"))), "persistence_id"),
-        (
-            Some(Frame::Forward(asks(Some(command(None, ""))))),
-            "payload",
-        ),
-        (
-            Some(Frame::Forward(asks(Some(command(Some(codec), ""))))),
-            "codec",
-        ),
-        (
-            Some(Frame::Forward(asks(Some(command(payload, "a\n"))))),
-            "command_id",
-        ),
+        (asks(None), "request"),
+        (about(""), "persistence_id"),
+        (about("counter|a|b"), "persistence_id"),
+        (asks(Some(command(None, ""))), "payload"),
+        (asks(Some(command(Some(codec), ""))), "codec"),
+        (asks(Some(command(payload, "a\n"))), "command_id"),
     ] {
         let error = with(frame).unwrap_err();
         assert_eq!(error.what, what, "{error}");

@@ -2,13 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use perennial_persistence::writer::SessionUuid;
+use perennial_persistence::command::Request;
+use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
-use crate::peer::{BackFrame, ForwardFrame, PeerHandler};
+use crate::peer::{BackFrame, Forwarded, PeerHandler};
 
 const A: NodeNr = NodeNr(1);
 const B: NodeNr = NodeNr(2);
@@ -190,8 +192,16 @@ async fn equal_seeds_lose_equal_messages() {
     assert_eq!(runs[0], runs[1]);
 }
 
-fn cancel(correlation_id: u64) -> Vec<ForwardFrame> {
-    vec![ForwardFrame::Cancel { correlation_id }]
+fn forwarded(correlation_id: u64) -> Vec<Forwarded> {
+    vec![Forwarded {
+        correlation_id,
+        routed_at: 1,
+        shard: ShardNr(1),
+        epoch: Epoch(1),
+        persistence_id: PersistenceId::new("notes", "a").unwrap(),
+        request: Request::State,
+        time_left: None,
+    }]
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,16 +213,15 @@ async fn a_stream_is_in_order_both_ways_and_waits_for_a_cut_to_heal() {
 
     world.network.faults().cut(A, B);
     for id in 0..5 {
-        here.frames.send(cancel(id)).await.unwrap();
+        here.frames.send(forwarded(id)).await.unwrap();
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(there.frames.try_recv().is_err());
     world.network.faults().heal_all();
     for id in 0..5 {
         let batch = there.frames.recv().await.unwrap();
-        assert!(
-            matches!(batch[..], [ForwardFrame::Cancel { correlation_id }] if correlation_id == id)
-        );
+        let ids: Vec<u64> = batch.iter().map(|sent| sent.correlation_id).collect();
+        assert_eq!(ids, [id]);
     }
     there.back.send(vec![BackFrame::Credit(3)]).await.unwrap();
     let back = here.back.recv().await.unwrap();
@@ -236,7 +245,7 @@ async fn a_stream_ends_at_both_ends() {
                 // Noticed by the one who sends.
                 world.network.faults().cut(A, B);
                 let frames = &here.as_ref().unwrap().frames;
-                frames.send(cancel(1)).await.unwrap();
+                frames.send(forwarded(1)).await.unwrap();
             }
         }
         if let Some(mut here) = here {

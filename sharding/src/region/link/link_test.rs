@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// The other ends of the streams that were opened.
 struct Other {
-    frames: mpsc::Receiver<Vec<ForwardFrame>>,
+    frames: mpsc::Receiver<Vec<Forwarded>>,
     back: mpsc::Sender<Vec<BackFrame>>,
 }
 
@@ -141,10 +141,7 @@ fn outgoing(nr: u64) -> Outgoing {
 /// The numbers in the next batch.
 async fn batch(other: &mut Other) -> Vec<u64> {
     let batch = timeout(SOON, other.frames.recv()).await.unwrap().unwrap();
-    let nr = |frame: ForwardFrame| match frame {
-        ForwardFrame::Forward(forwarded) => Ticket(forwarded.correlation_id).nr(),
-        ForwardFrame::Cancel { .. } => panic!("nothing is cancelled"),
-    };
+    let nr = |forwarded: Forwarded| Ticket(forwarded.correlation_id).nr();
     batch.into_iter().map(nr).collect()
 }
 
