@@ -226,6 +226,7 @@ impl Settings {
         settings.engine.circuit_breaker.validate()?;
         settings.cluster.liveness()?;
         settings.cluster.raft()?;
+        settings.region()?;
         settings.tls.of_clients()?;
         settings.tls.of_peers()?;
         Ok(settings)

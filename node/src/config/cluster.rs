@@ -5,7 +5,7 @@ use std::time::Duration;
 use perennial_sharding::coordinator::CoordinatorSettings;
 use perennial_sharding::failure_detector::DetectorSettings;
 use perennial_sharding::leader::LeaderSettings;
-use perennial_sharding::lease::{LivenessTimes, LivenessTimesError};
+use perennial_sharding::lease::{LivenessTimes, LivenessTimesError, stretched};
 use perennial_sharding::raft::{InvalidRaftSettings, RaftSettings};
 use perennial_sharding::region::RegionSettings;
 
@@ -20,6 +20,9 @@ pub struct ClusterSettings {
     /// How long a node serves after the last heartbeat that was acknowledged,
     /// counted from its sending.
     pub lease: Duration,
+    /// How long commands wait when the node's lease has run out, before they are
+    /// refused and its entities stopped.
+    pub lease_grace: Duration,
     /// Silence after which a node is declared dead.
     pub down_after: Duration,
     /// What confirms a reply that stored nothing.
@@ -54,6 +57,30 @@ pub enum InvalidClusterSettings {
     /// The patience of the raft group.
     #[error(transparent)]
     Raft(#[from] InvalidRaftSettings),
+    /// Commands would be refused while all is as planned.
+    #[error(
+        "sharding.homeless_max is {homeless_max:?}, and a shard may be without a home for {longest:?} while \
+         {during}: set sharding.homeless_max to more than that"
+    )]
+    HomelessMaxTooShort {
+        /// In the settings.
+        homeless_max: Duration,
+        /// What it has to exceed.
+        longest: Duration,
+        /// What takes so long, with the settings that say so.
+        during: &'static str,
+    },
+    /// The shard would be given up before the lease.
+    #[error(
+        "cluster.lease_grace is {lease_grace:?}, not less than sharding.homeless_max, {homeless_max:?}: \
+         commands would not wait that long; shorten lease_grace"
+    )]
+    LeaseGraceTooLong {
+        /// In the settings.
+        lease_grace: Duration,
+        /// In the settings.
+        homeless_max: Duration,
+    },
 }
 
 impl ClusterSettings {
@@ -61,6 +88,7 @@ impl ClusterSettings {
     pub(super) const UNSET: Self = Self {
         heartbeat_interval: Duration::ZERO,
         lease: Duration::ZERO,
+        lease_grace: Duration::ZERO,
         down_after: Duration::ZERO,
         reads: Reads::Lease,
         voters: 0,
@@ -99,13 +127,49 @@ impl ClusterSettings {
 
 impl Settings {
     /// Limits and times of the shard region.
-    pub(crate) fn region(&self) -> RegionSettings {
-        RegionSettings {
+    ///
+    /// # Errors
+    /// [`InvalidClusterSettings`] when commands would be refused in the course of
+    /// things.
+    pub(crate) fn region(&self) -> Result<RegionSettings, InvalidClusterSettings> {
+        let homeless_max = self.sharding.homeless_max;
+        let lease_grace = self.cluster.lease_grace;
+        // A leader that dies is missed by the voters first, and then by its successor;
+        // the first election may be tied.
+        let replaced = self.cluster.raft_election_max * 2 + self.cluster.down_after;
+        let forced = stretched(self.sharding.handoff_timeout);
+        for (longest, during) in [
+            (
+                replaced,
+                "a dead leader is replaced (cluster.down_after, twice cluster.raft.election_max)",
+            ),
+            (
+                forced,
+                "it is taken from an owner that does not hand it off (sharding.handoff_timeout, and a tenth)",
+            ),
+        ] {
+            if homeless_max <= longest {
+                return Err(InvalidClusterSettings::HomelessMaxTooShort {
+                    homeless_max,
+                    longest,
+                    during,
+                });
+            }
+        }
+        if lease_grace >= homeless_max {
+            return Err(InvalidClusterSettings::LeaseGraceTooLong {
+                lease_grace,
+                homeless_max,
+            });
+        }
+        Ok(RegionSettings {
             buffer_size: self.sharding.buffer_size,
             buffer_total: self.sharding.buffer_total,
             handoff_timeout: self.sharding.handoff_timeout,
+            homeless_max,
+            lease_grace,
             ..RegionSettings::default()
-        }
+        })
     }
 
     /// What the leader goes by.
@@ -156,10 +220,21 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "cluster.lease",
         default: "1500ms",
-        doc: "How long a node serves after its last acknowledged sign of life; then it stops its \
-              entities. Raise it where pauses of the network or of a machine are longer.",
+        doc: "How long a node serves after its last acknowledged sign of life; lease_grace later it \
+              stops its entities. Raise it where pauses of the network or of a machine are longer.",
         set: |settings, text| {
             settings.cluster.lease = duration(text, SHORTEST)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "cluster.lease_grace",
+        default: "1500ms",
+        doc: "How long commands wait at a node whose lease has run out, which serves none of them, \
+              before they are refused and its entities leave memory. Longer than it takes to elect \
+              a leader, so that an election costs nobody a recovery.",
+        set: |settings, text| {
+            settings.cluster.lease_grace = duration(text, SHORTEST)?;
             Ok(())
         },
     },

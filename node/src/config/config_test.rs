@@ -201,6 +201,18 @@ fn a_bad_value_is_named_with_what_was_expected() {
         ("[cluster]\nvoters = 2", "\"3\""),
         ("[cluster]\nreads = \"clock\"", "\"journal\""),
         ("[cluster]\nlease = 2", "with its unit"),
+        (
+            "[sharding.passivation]\nidle_timeouts = \"cart=10\"",
+            "with a time and its unit",
+        ),
+        (
+            "[sharding.passivation]\nidle_timeouts = \"a|b=1s\"",
+            "entity type",
+        ),
+        (
+            "[sharding.passivation]\nidle_timeouts = \"cart=1s, cart=2s\"",
+            "once",
+        ),
     ] {
         let error = load_file(text).unwrap_err();
         assert!(matches!(error, SettingsError::BadValue { .. }), "{error}");
@@ -247,6 +259,48 @@ fn contradicting_settings_are_refused() {
         assert!(matches!(error, SettingsError::Cluster(_)), "{error}");
         assert!(error.to_string().contains(named), "{error}");
     }
+}
+
+/// A command must not be refused while a node is replaced or a shard is taken away.
+#[test]
+fn who_waits_for_a_home_waits_longer_than_anything_takes() {
+    for (text, named) in [
+        (
+            "sharding.homeless_max = \"11s\"",
+            "sharding.handoff_timeout",
+        ),
+        ("cluster.down_after = \"13s\"", "cluster.down_after"),
+        (
+            "sharding.handoff_timeout = \"14s\"",
+            "sharding.homeless_max",
+        ),
+        ("cluster.lease_grace = \"15s\"", "cluster.lease_grace"),
+    ] {
+        let error = load_file(text).unwrap_err();
+        assert!(matches!(error, SettingsError::Cluster(_)), "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+    }
+    for good in [
+        "sharding.homeless_max = \"11100ms\"",
+        "cluster.lease_grace = \"14s\"",
+        "sharding.handoff_timeout = \"3s\"\nsharding.homeless_max = \"4100ms\"",
+    ] {
+        load_file(good).unwrap();
+    }
+}
+
+#[test]
+fn types_may_have_idle_times_of_their_own() {
+    let timeouts = |text: &str| {
+        let text = format!("[sharding.passivation]\nidle_timeouts = \"{text}\"");
+        load_file(&text).unwrap().engine.idle_timeouts
+    };
+    let expected = [
+        ("cart".to_owned(), Duration::from_secs(600)),
+        ("device".to_owned(), Duration::from_millis(500)),
+    ];
+    assert_eq!(timeouts(" cart = 10min,device=500ms, "), expected.into());
+    assert!(timeouts("").is_empty());
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Settings of shards and of passivation.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use perennial_persistence::persistence_id::PersistenceId;
+
 use super::Key;
-use super::value::{count, duration};
+use super::value::{Expected, count, duration};
 
 /// How shards move, and what waits for them meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub struct ShardingSettings {
     pub buffer_total: usize,
     /// How long a shard may take to finish before it is taken from its owner.
     pub handoff_timeout: Duration,
+    /// How long a command waits for a home of its shard.
+    pub homeless_max: Duration,
     /// Time between two looks at the balance.
     pub rebalance_interval: Duration,
     /// Shards that move at once to balance.
@@ -47,6 +52,7 @@ impl ShardingSettings {
         buffer_size: 0,
         buffer_total: 0,
         handoff_timeout: Duration::ZERO,
+        homeless_max: Duration::ZERO,
         rebalance_interval: Duration::ZERO,
         rebalance_max_simultaneous: Share::Shards(1),
     };
@@ -96,12 +102,34 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "sharding.homeless_max",
+        default: "15s",
+        doc: "How long a command waits for a home of its shard before it is answered \
+              SHARD_UNAVAILABLE. Longer than it takes to replace a dead node, and than \
+              handoff_timeout; lower it together with those for clients that do not wait.",
+        set: |settings, text| {
+            settings.sharding.homeless_max = duration(text, Duration::from_millis(1))?;
+            Ok(())
+        },
+    },
+    Key {
         name: "sharding.passivation.idle_timeout",
         default: "120s",
         doc: "An entity without a command for so long leaves memory. Lower it to save memory, \
               raise it when entities come back soon after.",
         set: |settings, text| {
             settings.engine.idle_timeout = duration(text, Duration::from_millis(1))?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "sharding.passivation.idle_timeouts",
+        default: "",
+        doc: "The same for entity types that differ: each as TYPE=TIME, with commas between them, such \
+              as \"cart=10min, device=5s\". Longer for types that are slow to recover, shorter for \
+              those that are seldom asked twice.",
+        set: |settings, text| {
+            settings.engine.idle_timeouts = times_by_type(text)?;
             Ok(())
         },
     },
@@ -136,6 +164,31 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
 ];
+
+fn times_by_type(text: &str) -> Result<BTreeMap<String, Duration>, Expected> {
+    let mut times = BTreeMap::new();
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
+        let time_of = |part: &str| {
+            let (name, time) = part.split_once('=')?;
+            let name = name.trim();
+            // What a persistence id accepts is a type's name.
+            PersistenceId::new(name, "a").ok()?;
+            let time = duration(time.trim(), Duration::from_millis(1)).ok()?;
+            Some((name.to_owned(), time))
+        };
+        let known = time_of(part).map(|(name, time)| times.insert(name, time));
+        if known != Some(None) {
+            return Err(format!(
+                "each entity type once, with a time and its unit, such as \"cart=10min, device=5s\"; not {part:?}"
+            ));
+        }
+    }
+    Ok(times)
+}
 
 fn share(text: &str) -> Result<Share, String> {
     let parsed = match text.strip_suffix('%') {

@@ -255,7 +255,7 @@ impl NodeBuilder {
             luck: rand::random(),
             times: settings.cluster.liveness()?,
             leader: settings.leader(),
-            region: settings.region(),
+            region: settings.region()?,
             engine: settings.engine.clone(),
             reads: settings.cluster.reads,
         };

@@ -14,7 +14,8 @@ pub struct RegionSettings {
     /// sender waits for what is out at an owner that the shard has left.
     pub handoff_timeout: Duration,
     /// How long a command waits for a home of its shard before it is answered
-    /// SHARD_UNAVAILABLE. Longer than it takes to replace a dead node.
+    /// SHARD_UNAVAILABLE. Longer than it takes to replace a dead node, and to take a
+    /// shard from an owner that does not hand it off.
     pub homeless_max: Duration,
     /// How long commands wait when this node's lease has run out, before they are
     /// refused and the entities stopped: long enough for a new leader to be elected.
@@ -31,7 +32,7 @@ impl Default for RegionSettings {
             buffer_size: 1_000,
             buffer_total: 100_000,
             handoff_timeout: Duration::from_secs(10),
-            homeless_max: Duration::from_secs(10),
+            homeless_max: Duration::from_secs(15),
             lease_grace: Duration::from_millis(1_500),
             handoffs_at_once: 64,
             tick: Duration::from_millis(25),
