@@ -98,11 +98,7 @@ fn describe() {
         Unit::Seconds,
         "Age of the oldest handoff under way."
     );
-    describe_gauge!(
-        "perennial_raft_apply_lag_entries",
-        Unit::Count,
-        "Log entries this node has and has not applied."
-    );
+    describe_raft();
     describe_counter!(
         "perennial_fenced_writes_total",
         Unit::Count,
@@ -208,6 +204,46 @@ fn describe_connections() {
         RELOADS,
         Unit::Count,
         "Certificates that have changed on disk, by whether they could be used."
+    );
+}
+
+/// Of the raft group, as this node takes part in it.
+fn describe_raft() {
+    for (name, what) in [
+        ("perennial_raft_term", "Present term of the raft group."),
+        ("perennial_raft_is_leader", "1 while this node leads."),
+        (
+            "perennial_raft_last_log_index",
+            "Index of the last log entry this node has.",
+        ),
+        (
+            "perennial_raft_applied_index",
+            "Index of the last log entry this node has applied.",
+        ),
+        (
+            "perennial_raft_snapshot_index",
+            "Index of the last log entry in this node's snapshot.",
+        ),
+        (
+            "perennial_raft_apply_lag_entries",
+            "Log entries this node has and has not applied.",
+        ),
+        (
+            "perennial_raft_replication_lag_entries",
+            "Log entries a voter lacks, by node, in the eyes of the leader; 0 at others.",
+        ),
+    ] {
+        describe_gauge!(name, Unit::Count, what);
+    }
+    describe_counter!(
+        "perennial_raft_elections_total",
+        Unit::Count,
+        "Elections in which this node stood."
+    );
+    describe_histogram!(
+        "perennial_raft_store_write_seconds",
+        Unit::Seconds,
+        "Time of one write to the raft log on disk, fsync included."
     );
 }
 

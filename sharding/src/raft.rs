@@ -10,12 +10,14 @@
 //! * `control.rs`: starting, joining, answering peers, stopping;
 //! * `proposals.rs`: how a change reaches the leader;
 //! * `voters.rs`, `membership.rs`: who votes, decided and done;
-//! * `confirmation.rs`, `handover.rs`: leadership confirmed, and given away.
+//! * `confirmation.rs`, `handover.rs`: leadership confirmed, and given away;
+//! * `leadership.rs`, `figures.rs`: what the node, and people, are told of the group.
 
 mod address_book;
 mod confirmation;
 mod control;
 mod error;
+mod figures;
 mod handover;
 mod leadership;
 mod log_store;

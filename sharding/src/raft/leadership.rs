@@ -5,21 +5,20 @@ use std::sync::Arc;
 use perennial_persistence::registry::NodeNr;
 use tokio::sync::watch;
 
+use super::figures::Figures;
 use super::types::Raft;
 use crate::cluster_state::{ClusterState, MemberStatus};
 use crate::control_plane::Leadership;
 
-/// Publishes who leads, as raft's metrics say it, and how far this node is behind.
+/// Publishes who leads, as raft's metrics say it, and records them.
 pub(super) async fn follow_leadership(raft: Raft, leadership: watch::Sender<Leadership>) {
     let mut metrics = raft.metrics();
-    let apply_lag = metrics::gauge!("perennial_raft_apply_lag_entries");
+    let mut figures = Figures::new(&metrics.borrow());
     loop {
         let now = {
             // Released at once: raft waits for whoever looks at its metrics.
             let metrics = metrics.borrow_and_update();
-            let applied = metrics.last_applied.map_or(0, |id| id.index);
-            let lag = metrics.last_log_index.unwrap_or(0).saturating_sub(applied);
-            apply_lag.set(lag as f64);
+            figures.record(&metrics);
             let leader = metrics.current_leader.map(NodeNr);
             Leadership {
                 // One that has stopped follows nobody, and does not lead.

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -38,6 +38,8 @@ pub(super) struct Queued {
 pub(super) struct Committer {
     file: StoreFile,
     failed: Option<String>,
+    /// Of each write, fsync included.
+    duration: metrics::Histogram,
 }
 
 impl Writer {
@@ -144,19 +146,27 @@ fn write_batch(committer: &mut Committer, first: Queued, queued: &mut mpsc::Rece
 
 impl Committer {
     fn new(file: StoreFile) -> Self {
-        Self { file, failed: None }
+        Self {
+            file,
+            failed: None,
+            duration: metrics::histogram!("perennial_raft_store_write_seconds"),
+        }
     }
 
+    /// Returns when the changes are on disk.
     fn commit(&mut self, changes: &[Change]) -> io::Result<()> {
         if let Some(earlier) = &self.failed {
             let message = format!("nothing is written after an earlier failure: {earlier}");
             return Err(io::Error::other(message));
         }
-        self.file.commit(changes).map_err(|error| {
+        let began = Instant::now();
+        let committed = self.file.commit(changes).map_err(|error| {
             tracing::error!(%error, "the raft store cannot be written");
             self.failed = Some(error.to_string());
             io::Error::other(error)
-        })
+        });
+        self.duration.record(began.elapsed().as_secs_f64());
+        committed
     }
 }
 
