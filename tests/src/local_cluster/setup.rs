@@ -18,10 +18,12 @@ static TURN: Mutex<()> = Mutex::const_new(());
 const TIMES: &[(&str, f64)] = &[
     ("cluster.heartbeat_interval", 200.0),
     ("cluster.lease", 1500.0),
+    ("cluster.lease_grace", 1500.0),
     ("cluster.down_after", 2000.0),
     ("cluster.raft.heartbeat", 100.0),
     ("cluster.raft.election_min", 500.0),
     ("cluster.raft.election_max", 1000.0),
+    ("sharding.homeless_max", 15_000.0),
 ];
 /// By how much they are longer: on a machine at rest, and at the most.
 const PATIENCE: std::ops::RangeInclusive<f64> = 2.0..=10.0;
