@@ -18,7 +18,8 @@
 //! by itself. A cluster of one goes the same way as any.
 //!
 //! # Stop
-//! All of it within `node.drain_timeout`, whatever peers or clients do:
+//! All of it within `node.drain_timeout`, whatever peers or clients do: each step has
+//! a part of it at most.
 //! 1. Not ready any more, so that nobody is sent here.
 //! 2. The node leaves: its shards are handed to others, to which it sends on what
 //!    still comes.
@@ -48,7 +49,7 @@ mod shared_journal;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use perennial_persistence::event_sourced::EventSourced;
 use perennial_persistence::persistence_id::{InvalidPersistenceId, PersistenceId};
@@ -81,6 +82,27 @@ pub const PEER_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 
 /// For whoever reads the HTTP port to hang up.
 const HTTP_CLOSE_MAX: Duration = Duration::from_secs(1);
+/// What the engine of a node that failed gets to answer what it had accepted.
+const ENGINE_STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Until when each step of a stop may take, so that one that hangs leaves time to
+/// those that follow, and all of them stay within the drain time-out.
+struct StopTimes {
+    drained: Instant,
+    calls_finished: Instant,
+    ended: Instant,
+}
+
+impl StopTimes {
+    fn within(drain_timeout: Duration, now: Instant) -> Self {
+        let part = |hundredths: u32| now + drain_timeout * hundredths / 100;
+        Self {
+            drained: part(60),
+            calls_finished: part(75),
+            ended: part(95),
+        }
+    }
+}
 
 /// A running node. Dropped without [`Node::stop`], it closes its ports and ends
 /// like one that was killed.
@@ -184,7 +206,8 @@ impl Node {
             },
         };
         // Nothing can be finished any more, but what was accepted is answered.
-        self.cluster_part.stop_engine(Instant::now()).await;
+        let engine_until = Instant::now() + ENGINE_STOP_MAX;
+        self.cluster_part.stop_engine(engine_until).await;
         Err(error)
     }
 
@@ -194,17 +217,18 @@ impl Node {
             within = ?self.drain_timeout,
             "stopping: what was accepted is finished first"
         );
-        let deadline = Instant::now() + self.drain_timeout;
+        let until = StopTimes::within(self.drain_timeout, Instant::now());
         self.readiness.set(false);
         server::set_health(&self.health, false).await;
-        self.cluster_part.drain(deadline).await;
+        self.cluster_part.drain(until.drained).await;
         self.stopping.cancel();
         self.streams.close();
-        self.finish_calls(deadline).await;
-        self.cluster_part.end(deadline).await;
+        self.finish_calls(until.calls_finished).await;
+        self.cluster_part.end(until.ended).await;
         drop(self.close_on_drop);
         // A scraper that does not hang up must not keep the node.
-        let _ = tokio::time::timeout(HTTP_CLOSE_MAX, self.http_task).await;
+        let hung_up = until.ended.min(Instant::now() + HTTP_CLOSE_MAX);
+        let _ = timeout_at(hung_up, self.http_task).await;
         tracing::info!("stopped");
     }
 
@@ -214,14 +238,10 @@ impl Node {
             let _ = (&mut self.grpc_task).await;
         };
         if timeout_at(deadline, calls).await.is_err() {
-            tracing::warn!("clients kept calls open until node.drain_timeout: they are cut off");
+            tracing::warn!(
+                "clients kept calls open for most of node.drain_timeout: they are cut off"
+            );
             self.grpc_task.abort();
         }
     }
-}
-
-/// For people, in the cluster's state.
-pub(crate) fn unix_millis(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }

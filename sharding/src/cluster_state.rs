@@ -10,6 +10,7 @@
 mod apply;
 #[cfg(test)]
 mod apply_test;
+mod events;
 mod queries;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,6 +20,7 @@ use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use events::RecentEvent;
 pub use queries::Owner;
 
 /// What the nodes of a cluster agree on.
@@ -38,6 +40,8 @@ pub struct ClusterState {
     pub condemned: BTreeMap<SessionUuid, NodeNr>,
     /// What happened lately, for people; the oldest first, bounded.
     pub recent_events: VecDeque<RecentEvent>,
+    /// Shards that have arrived since the last time none was on its way, for people.
+    pub handed_off: u32,
 }
 
 /// A node of the cluster.
@@ -114,17 +118,9 @@ pub enum Home {
     },
 }
 
-/// Something that happened, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct RecentEvent {
-    /// Milliseconds since 1970, by the clock of the node that proposed it.
-    pub at: u64,
-    /// In words.
-    pub text: String,
-}
-
 /// A change of the state, as it is replicated. Each can be applied twice, or too
-/// late, without harm: one that no longer fits changes nothing.
+/// late, without harm: one that no longer fits changes nothing. The time each carries
+/// is that of the node that proposed it, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ClusterCommand {
     /// A node comes, or comes back with a new session. The node has fenced its own
@@ -175,17 +171,23 @@ pub enum ClusterCommand {
     Fenced {
         /// The session.
         session: SessionUuid,
+        /// Milliseconds since 1970, for people.
+        at: u64,
     },
     /// Shards without an owner get one, each with its next epoch.
     Assign {
         /// Which to whom; those that have an owner, or whose node is not up with
         /// this session, are left as they are.
         shards: Vec<(ShardNr, NodeNr, SessionUuid)>,
+        /// Milliseconds since 1970, for people.
+        at: u64,
     },
     /// Owners are asked to hand shards off.
     BeginHandoff {
         /// Which, as of which epoch, to whom.
         shards: Vec<(ShardNr, Epoch, NodeNr)>,
+        /// Milliseconds since 1970, for people.
+        at: u64,
     },
     /// The owner has stopped the shard's entities and the journal refuses its
     /// session's writes to the shard under this epoch: the next owner may begin.
@@ -196,5 +198,18 @@ pub enum ClusterCommand {
         session: SessionUuid,
         /// Ignored unless it is the shard's.
         epoch: Epoch,
+        /// Who saw to it.
+        by: DrainedBy,
+        /// Milliseconds since 1970, for people.
+        at: u64,
     },
+}
+
+/// Who saw to it that a shard is drained. The effect is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DrainedBy {
+    /// Its owner, as it was asked to.
+    Owner,
+    /// The leader, by a fence, because the owner took too long.
+    Force,
 }

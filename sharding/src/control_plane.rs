@@ -4,6 +4,7 @@
 //! has the state; changes go to the leader, wherever it is. Next: `cluster_state.rs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use perennial_persistence::registry::NodeNr;
 use tokio::sync::watch;
@@ -66,4 +67,9 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// # Errors
     /// [`ProposeError::NoLeader`] when it does not, or no quorum answers in time.
     fn confirm_leadership(&self) -> impl Future<Output = Result<(), ProposeError>> + Send;
+
+    /// Gives leadership away, as before a planned stop. Returns whether another node
+    /// leads; if not, this one goes on, or nobody does for the moment. Safe to cancel:
+    /// then this one goes on.
+    fn hand_over_leadership(&self, within: Duration) -> impl Future<Output = bool> + Send;
 }

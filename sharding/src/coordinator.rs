@@ -12,7 +12,9 @@
 //!    the new owner waits for that, and fences it;
 //! 3. handoffs that take too long are ended by fencing the owner for that shard;
 //! 4. shards of leaving nodes are handed off; if there are none, those that
-//!    balance the cluster.
+//!    balance the cluster;
+//! 5. a leader that is to be removed itself, and has no shards any more, hands
+//!    leadership over: its successor removes it.
 //!
 //! **Ending a handoff.** The old owner stops serving a shard at the latest
 //! `handoff_timeout` after it learnt of the handoff. The leader waits a little longer,
@@ -95,6 +97,8 @@ pub enum Action {
         /// Of the shard.
         epoch: Epoch,
     },
+    /// Let another node lead: this one is to be removed, and nobody removes itself.
+    HandOverLeadership,
 }
 
 /// Decides for one term of one leader.
@@ -134,12 +138,15 @@ impl Coordinator {
         if !members.is_empty() {
             return members;
         }
-        if let Some(assign) = self.homes(state, now) {
+        if let Some(assign) = self.homes(state, now, at) {
             return vec![Action::Propose(assign)];
         }
         let mut actions = self.forced_ends(state, now);
-        if let Some(begin) = self.handoffs(state, now) {
+        if let Some(begin) = self.handoffs(state, now, at) {
             actions.push(Action::Propose(begin));
+        }
+        if self.is_to_leave(state) {
+            actions.push(Action::HandOverLeadership);
         }
         actions
     }
@@ -162,17 +169,10 @@ impl Coordinator {
 
     /// Who is up, down, or no member any more.
     fn members(&self, state: &ClusterState, now: Instant, at: u64) -> Vec<Action> {
-        let with_shards: BTreeSet<NodeNr> = state
-            .shards
-            .iter()
-            .flat_map(|shard| [shard.home.owner(), shard.home.destination()])
-            .flatten()
-            .collect();
         let mut commands = Vec::new();
         for member in state.members.values() {
             let (node, session) = (member.node, member.session);
             let dead = self.detector.verdict(member, now) == Verdict::Dead;
-            let empty = !with_shards.contains(&node);
             match member.status {
                 MemberStatus::Joining | MemberStatus::Up | MemberStatus::Leaving if dead => {
                     commands.push(ClusterCommand::Down { node, session, at });
@@ -180,10 +180,7 @@ impl Coordinator {
                 MemberStatus::Joining if self.detector.verdict(member, now) == Verdict::Alive => {
                     commands.push(ClusterCommand::Up { node, session, at });
                 }
-                // The leader does not remove itself: its successor does.
-                MemberStatus::Leaving | MemberStatus::Down
-                    if member.removing && empty && node != self.me =>
-                {
+                _ if can_go(state, member) && node != self.me => {
                     commands.push(ClusterCommand::Remove { node, at });
                 }
                 _ => {}
@@ -192,8 +189,16 @@ impl Coordinator {
         commands.into_iter().map(Action::Propose).collect()
     }
 
+    /// Whether this node can be removed, if only it did not lead, and another is
+    /// there to lead.
+    fn is_to_leave(&self, state: &ClusterState) -> bool {
+        let me = state.member(self.me);
+        me.is_some_and(|me| can_go(state, me))
+            && state.members_up().any(|other| other.node != self.me)
+    }
+
     /// Homes for shards without an owner.
-    fn homes(&self, state: &ClusterState, now: Instant) -> Option<ClusterCommand> {
+    fn homes(&self, state: &ClusterState, now: Instant, at: u64) -> Option<ClusterCommand> {
         let orphans: Vec<ShardNr> = state
             .shards()
             .filter(|(_, shard)| shard.home == Home::Unassigned)
@@ -208,7 +213,7 @@ impl Coordinator {
             .into_iter()
             .filter_map(|(shard, node)| Some((shard, node, state.session_up(node)?)))
             .collect();
-        (!shards.is_empty()).then_some(ClusterCommand::Assign { shards })
+        (!shards.is_empty()).then_some(ClusterCommand::Assign { shards, at })
     }
 
     /// Fences for the shards whose owners take too long.
@@ -232,7 +237,7 @@ impl Coordinator {
     }
 
     /// The next wave of handoffs.
-    fn handoffs(&mut self, state: &ClusterState, now: Instant) -> Option<ClusterCommand> {
+    fn handoffs(&mut self, state: &ClusterState, now: Instant, at: u64) -> Option<ClusterCommand> {
         let room = self
             .settings
             .max_simultaneous
@@ -255,7 +260,7 @@ impl Coordinator {
             .take(room)
             .filter_map(|(shard, to)| Some((shard, state.shard(shard)?.epoch, to)))
             .collect();
-        (!shards.is_empty()).then_some(ClusterCommand::BeginHandoff { shards })
+        (!shards.is_empty()).then_some(ClusterCommand::BeginHandoff { shards, at })
     }
 
     /// Where the shards of leaving nodes go: as if they had no home.
@@ -307,6 +312,16 @@ impl Coordinator {
                     .is_some_and(|(_, since)| now < *since + self.settings.joining_patience)
         })
     }
+}
+
+/// Whether a member is to be removed and nothing is left with it.
+fn can_go(state: &ClusterState, member: &Member) -> bool {
+    member.removing
+        && matches!(member.status, MemberStatus::Leaving | MemberStatus::Down)
+        && !state
+            .shards
+            .iter()
+            .any(|shard| shard.home.involves(member.node))
 }
 
 fn is_leaving(member: Option<&Member>) -> bool {

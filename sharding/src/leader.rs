@@ -15,7 +15,7 @@ mod leader_test;
 mod test_cluster;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures::future::join_all;
 use perennial_persistence::registry::{NodeNr, Registry};
@@ -29,6 +29,7 @@ use crate::control_plane::ControlPlane;
 use crate::coordinator::{Action, Coordinator, CoordinatorSettings};
 use crate::failure_detector::{DetectorSettings, FailureDetector};
 use crate::peer::{Heartbeat, Peer, PeerHeader, PeerRequest, PeerResponse, PeerTransport};
+use crate::wall_clock::unix_millis;
 use duties::Duties;
 
 /// Between two ticks at least: many shards are reported as drained within it, and are
@@ -260,6 +261,7 @@ impl<C: ControlPlane> Leader<C> {
                     session,
                     epoch,
                 } => duties.fence_shard(inner, session, shard, epoch),
+                Action::HandOverLeadership => duties.hand_over(inner),
             }
         }
         for &session in state.condemned.keys() {
@@ -312,11 +314,4 @@ fn peer(state: &ClusterState, node: NodeNr) -> Option<Peer> {
         node,
         address: member.peer_address.clone(),
     })
-}
-
-/// For people; no decision depends on it.
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    // Milliseconds of a few hundred million years.
-    since.map_or(0, |since| since.as_millis() as u64)
 }

@@ -7,13 +7,15 @@
 //! * `store.rs`: what must survive on disk, and when it counts as written;
 //! * `state_machine.rs`: applies what is committed and publishes it;
 //! * `network.rs`: raft's messages as [`PeerRequest::Raft`](crate::peer::PeerRequest);
-//! * `control.rs`: starting, joining, answering peers, stopping;
+//! * `control.rs`: starting, joining, stopping;
+//! * `answers.rs`: what peers are answered;
 //! * `proposals.rs`: how a change reaches the leader;
 //! * `voters.rs`, `membership.rs`: who votes, decided and done;
 //! * `confirmation.rs`, `handover.rs`: leadership confirmed, and given away;
 //! * `leadership.rs`, `figures.rs`: what the node, and people, are told of the group.
 
 mod address_book;
+mod answers;
 mod confirmation;
 mod control;
 mod error;

@@ -19,7 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
-use perennial_sharding::cluster_state::{ClusterCommand, ClusterState, Home, Member, MemberStatus};
+use perennial_sharding::cluster_state::{
+    ClusterCommand, ClusterState, DrainedBy, Home, Member, MemberStatus,
+};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use uuid::Uuid;
 
@@ -150,7 +152,10 @@ impl World {
             .collect();
         for session in harmless {
             self.journal.sessions.insert(session);
-            apply(&mut self.committed, &ClusterCommand::Fenced { session });
+            apply(
+                &mut self.committed,
+                &ClusterCommand::Fenced { session, at: 0 },
+            );
         }
     }
 }
@@ -238,10 +243,12 @@ impl Ownership {
                 });
                 commands.push(ClusterCommand::Assign {
                     shards: vec![(S, node, session)],
+                    at: 0,
                 });
             }
             commands.extend(epochs.iter().map(|&epoch| ClusterCommand::BeginHandoff {
                 shards: vec![(S, epoch, node)],
+                at: 0,
             }));
         }
         commands.extend(
@@ -249,11 +256,11 @@ impl Ownership {
                 .journal
                 .sessions
                 .iter()
-                .map(|&session| ClusterCommand::Fenced { session }),
+                .map(|&session| ClusterCommand::Fenced { session, at: 0 }),
         );
         if !self.has(Protection::SessionFence) {
             let condemned = world.committed.condemned.keys();
-            commands.extend(condemned.map(|&session| ClusterCommand::Fenced { session }));
+            commands.extend(condemned.map(|&session| ClusterCommand::Fenced { session, at: 0 }));
         }
         commands.extend(
             world
@@ -263,6 +270,8 @@ impl Ownership {
                     shard: S,
                     session,
                     epoch,
+                    by: DrainedBy::Owner,
+                    at: 0,
                 }),
         );
         commands
@@ -301,6 +310,7 @@ impl Model for Ownership {
         let owner = NodeNr(1);
         let assign = ClusterCommand::Assign {
             shards: vec![(S, owner, session(owner, 1))],
+            at: 0,
         };
         apply(&mut committed, &assign);
         let epoch = committed.owner_of(S).unwrap().epoch;

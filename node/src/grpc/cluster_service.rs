@@ -13,6 +13,7 @@ use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::ShardNr;
 use perennial_sharding::cluster_state::{self, ClusterCommand, ClusterState, Home, MemberStatus};
 use perennial_sharding::control_plane::{ControlPlane, Leadership};
+use perennial_sharding::wall_clock::unix_millis;
 use tonic::{Request, Response, Status};
 
 use super::request::parse_entity;
@@ -130,7 +131,7 @@ fn leave(
         node: member.node,
         session: member.session,
         remove,
-        at: crate::node::unix_millis(SystemTime::now()),
+        at: unix_millis(),
     })
 }
 
@@ -242,10 +243,10 @@ mod tests {
             (ShardNr(0), NodeNr(1), session),
             (ShardNr(1), NodeNr(1), session),
         ];
-        state.apply(90, &ClusterCommand::Assign { shards });
+        state.apply(90, &ClusterCommand::Assign { shards, at: 0 });
         let epoch = state.shards[1].epoch;
         let shards = vec![(ShardNr(1), epoch, NodeNr(2))];
-        state.apply(91, &ClusterCommand::BeginHandoff { shards });
+        state.apply(91, &ClusterCommand::BeginHandoff { shards, at: 0 });
         let shown: Vec<(String, String, String)> = state
             .shards()
             .map(shown_shard)

@@ -15,6 +15,7 @@ use perennial_persistence::registry::{Incarnation, NodeAddresses, NodeNr, Regist
 use perennial_persistence::storage::Storage;
 use perennial_sharding::cluster_figures::record_cluster;
 use perennial_sharding::cluster_state::{Member, MemberStatus};
+use perennial_sharding::control_plane::ControlPlane;
 use perennial_sharding::forming::disk::NodeDisk;
 use perennial_sharding::forming::entry::{Entered, Entry};
 use perennial_sharding::forming::presence::{PresenceEnd, stay_present};
@@ -25,7 +26,7 @@ use perennial_sharding::peer::{PeerTransport, SharedPeerHandler};
 use perennial_sharding::raft::store::StoreIdentity;
 use perennial_sharding::raft::{RaftControlPlane, RaftSettings};
 use perennial_sharding::region::{Region, RegionSettings};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -35,8 +36,6 @@ use super::membership::{Ended, Membership};
 use super::peers::Peers;
 use crate::config::Reads;
 
-/// What the engine gets to finish even when peers and clients used up the drain time.
-const ENGINE_STOP_MIN: Duration = Duration::from_secs(5);
 /// Giving leadership away takes less, or does not succeed.
 const HANDOVER_MAX: Duration = Duration::from_secs(3);
 /// What is said at the end, to a cluster that can do without.
@@ -283,12 +282,17 @@ impl ClusterPart {
     }
 
     /// Ends it: leadership goes to another node, the engine finishes what it accepted,
-    /// the cluster is told. To be drained before, and given nothing to do any more.
+    /// the cluster is told. Each of them has a part of the time until the deadline, so
+    /// that a peer or a journal that hangs does not use it up. To be drained before,
+    /// and given nothing to do any more.
     pub async fn end(mut self, deadline: Instant) {
+        let began = Instant::now();
+        let part = (deadline - began) / 4;
         let handing_over = self.control.hand_over_leadership(HANDOVER_MAX);
-        let _ = timeout_at(deadline, handing_over).await;
-        self.stop_engine(deadline).await;
-        let _ = timeout(FAREWELL_MAX, self.membership.depart()).await;
+        let _ = timeout_at(began + part, handing_over).await;
+        self.stop_engine(began + 3 * part).await;
+        let farewell = deadline.min(Instant::now() + FAREWELL_MAX);
+        let _ = timeout_at(farewell, self.membership.depart()).await;
         // Ended, not only told to end: it holds the data directory.
         if let Some(member_task) = &mut self.member_task
             && !member_task.is_finished()
@@ -301,13 +305,11 @@ impl ClusterPart {
         control.stop().await;
     }
 
-    /// Lets the engine finish what it accepted: until the deadline, but for a moment
-    /// in any case.
+    /// Lets the engine finish what it accepted, until the deadline.
     pub(super) async fn stop_engine(&self, deadline: Instant) {
         let Some(engine) = self.membership.place.get() else {
             return;
         };
-        let deadline = deadline.max(Instant::now() + ENGINE_STOP_MIN);
         if timeout_at(deadline, engine.stop()).await.is_err() {
             tracing::warn!("entities were not finished in time: they recover from the journal");
         }

@@ -8,7 +8,7 @@
 //! sharding crate, what entities do in the engine.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use perennial_persistence::engine::{EngineSettings, EntityEngine};
 use perennial_persistence::entity_types::EntityTypes;
@@ -26,6 +26,7 @@ use perennial_sharding::leader::Leader;
 use perennial_sharding::lease::LivenessTimes;
 use perennial_sharding::raft::RaftControlPlane;
 use perennial_sharding::region::Region;
+use perennial_sharding::wall_clock::unix_millis;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -114,7 +115,7 @@ impl Membership {
         };
         let mut pause = PAUSE_FIRST;
         loop {
-            let at = super::unix_millis(SystemTime::now());
+            let at = unix_millis();
             match self.control.join(member.clone(), at).await {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(%error, "joining the cluster takes long"),
@@ -236,7 +237,7 @@ impl Membership {
         if is_drained(&self.control.state().borrow(), node) {
             return;
         }
-        let at = super::unix_millis(SystemTime::now());
+        let at = unix_millis();
         let leave = ClusterCommand::Leave {
             node,
             session,
@@ -261,7 +262,7 @@ impl Membership {
         let down = ClusterCommand::Down {
             node: self.node(),
             session: engine.session(),
-            at: super::unix_millis(SystemTime::now()),
+            at: unix_millis(),
         };
         if let Err(error) = self.control.propose(down).await {
             tracing::debug!(%error, "the cluster will find out that this node has stopped");

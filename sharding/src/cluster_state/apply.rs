@@ -9,7 +9,8 @@
 //!   `unfenced` set until the journal is known to refuse it (I-2). Such a session is
 //!   always condemned as well.
 //!
-//! Nothing here panics: all nodes would, at the same command. Next: `queries.rs`.
+//! Nothing here panics: all nodes would, at the same command. Next: `events.rs`, in
+//! which words it is told, and `queries.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -17,10 +18,8 @@ use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use uuid::Uuid;
 
-use super::{ClusterCommand, ClusterState, Home, Member, MemberStatus, RecentEvent, Shard};
-
-/// So many events are kept for people: more than a screen, less than a page of memory.
-pub(crate) const RECENT_EVENTS_MAX: usize = 100;
+use super::events::{told_assigned, told_begun};
+use super::{ClusterCommand, ClusterState, DrainedBy, Home, Member, MemberStatus, Shard};
 
 impl ClusterState {
     /// A cluster without members, whose shards have no owners.
@@ -42,6 +41,7 @@ impl ClusterState {
             shards: vec![shard; number_of_shards as usize],
             condemned: BTreeMap::new(),
             recent_events: VecDeque::new(),
+            handed_off: 0,
         }
     }
 
@@ -60,22 +60,16 @@ impl ClusterState {
             } => self.leave(*node, *session, *remove, *at),
             ClusterCommand::Down { node, session, at } => self.down(*node, *session, *at),
             ClusterCommand::Remove { node, at } => self.remove(*node, *at),
-            ClusterCommand::Fenced { session } => self.fenced(*session),
-            ClusterCommand::Assign { shards } => shards
-                .iter()
-                .fold(false, |changed, &(shard, node, session)| {
-                    self.assign(shard, node, session) || changed
-                }),
-            ClusterCommand::BeginHandoff { shards } => {
-                shards.iter().fold(false, |changed, &(shard, epoch, to)| {
-                    self.begin_handoff(shard, epoch, to) || changed
-                })
-            }
+            ClusterCommand::Fenced { session, at } => self.fenced_by_others(*session, *at),
+            ClusterCommand::Assign { shards, at } => self.assign_all(shards, *at),
+            ClusterCommand::BeginHandoff { shards, at } => self.begin_handoffs(shards, *at),
             ClusterCommand::Drained {
                 shard,
                 session,
                 epoch,
-            } => self.drained(*shard, *session, *epoch),
+                by,
+                at,
+            } => self.drained(*shard, *session, *epoch, *by, *at),
         }
     }
 
@@ -103,7 +97,7 @@ impl ClusterState {
             ),
         };
         if let Some(former) = known.map(|known| known.session) {
-            self.take_from(member.node, former);
+            self.take_from(member.node, former, at);
             self.fenced(former);
         }
         self.members.insert(
@@ -163,7 +157,7 @@ impl ClusterState {
         }
         member.status = MemberStatus::Down;
         self.condemned.insert(session, node);
-        let lost = self.take_from(node, session);
+        let lost = self.take_from(node, session, at);
         for &shard in &lost {
             self.shards[shard].unfenced.insert(session);
         }
@@ -201,6 +195,32 @@ impl ClusterState {
         true
     }
 
+    fn fenced_by_others(&mut self, session: SessionUuid, at: u64) -> bool {
+        let node = self.condemned.get(&session).copied();
+        let changed = self.fenced(session);
+        if let Some(node) = node {
+            self.tell(
+                at,
+                format!("node {} is fenced: it cannot write any more", node.0),
+            );
+        }
+        changed
+    }
+
+    fn assign_all(&mut self, shards: &[(ShardNr, NodeNr, SessionUuid)], at: u64) -> bool {
+        let mut given = BTreeMap::new();
+        for &(shard, node, session) in shards {
+            if self.assign(shard, node, session) {
+                *given.entry(node).or_insert(0) += 1;
+            }
+        }
+        let text = told_assigned(&given);
+        text.is_some_and(|text| {
+            self.tell(at, text);
+            true
+        })
+    }
+
     fn assign(&mut self, shard: ShardNr, node: NodeNr, session: SessionUuid) -> bool {
         let up = self.session_up(node) == Some(session);
         let Some(shard) = self.shards.get_mut(shard.0 as usize) else {
@@ -213,32 +233,53 @@ impl ClusterState {
         true
     }
 
-    fn begin_handoff(&mut self, shard: ShardNr, epoch: Epoch, to: NodeNr) -> bool {
+    /// Tells of the first wave of a movement.
+    fn begin_handoffs(&mut self, shards: &[(ShardNr, Epoch, NodeNr)], at: u64) -> bool {
+        let goes_on = self.is_handing_off();
+        let mut begun = BTreeMap::new();
+        for &(shard, epoch, to) in shards {
+            if let Some(from) = self.begin_handoff(shard, epoch, to) {
+                *begun.entry((from, to)).or_insert(0) += 1;
+            }
+        }
+        if let Some(text) = told_begun(&begun).filter(|_| !goes_on) {
+            self.tell(at, text);
+        }
+        !begun.is_empty()
+    }
+
+    /// Returns the owner that is to hand it off.
+    fn begin_handoff(&mut self, shard: ShardNr, epoch: Epoch, to: NodeNr) -> Option<NodeNr> {
         let up = self.session_up(to).is_some();
-        let Some(shard) = self.shards.get_mut(shard.0 as usize) else {
-            return false;
-        };
+        let shard = self.shards.get_mut(shard.0 as usize)?;
         let Home::Owned { node, session } = shard.home else {
-            return false;
+            return None;
         };
         if !up || shard.epoch != epoch || node == to {
-            return false;
+            return None;
         }
         shard.home = Home::HandingOff {
             from: node,
             session,
             to,
         };
-        true
+        Some(node)
     }
 
     /// If the receiver has begun to leave meanwhile, the shard is nobody's: its
     /// former owner has let go of it, and the coordinator finds a better home.
-    fn drained(&mut self, nr: ShardNr, drained: SessionUuid, epoch: Epoch) -> bool {
+    fn drained(
+        &mut self,
+        nr: ShardNr,
+        drained: SessionUuid,
+        epoch: Epoch,
+        by: DrainedBy,
+        at: u64,
+    ) -> bool {
         let Some(shard) = self.shards.get(nr.0 as usize) else {
             return false;
         };
-        let Home::HandingOff { session, to, .. } = shard.home else {
+        let Home::HandingOff { from, session, to } = shard.home else {
             return false;
         };
         if session != drained || shard.epoch != epoch {
@@ -250,6 +291,15 @@ impl ClusterState {
             Some(session) => give(shard, to, session),
             None => shard.home = Home::Unassigned,
         }
+        if by == DrainedBy::Force {
+            let text = format!(
+                "shard {nr} was taken from node {}, which took too long to hand it off",
+                from.0
+            );
+            self.tell(at, text);
+        }
+        self.handed_off += u32::from(receiver.is_some());
+        self.tell_when_all_have_arrived(at);
         true
     }
 
@@ -257,7 +307,8 @@ impl ClusterState {
     /// on their way to its node back. The owner may have fenced itself already for
     /// the epoch in which it was handing off, so it goes on in the next one. Returns
     /// the indexes of the shards that lost their owner.
-    fn take_from(&mut self, node: NodeNr, ended: SessionUuid) -> Vec<usize> {
+    fn take_from(&mut self, node: NodeNr, ended: SessionUuid, at: u64) -> Vec<usize> {
+        let was_handing_off = self.is_handing_off();
         let mut lost = Vec::new();
         for (index, shard) in self.shards.iter_mut().enumerate() {
             match shard.home {
@@ -271,6 +322,9 @@ impl ClusterState {
                 _ => {}
             }
         }
+        if was_handing_off {
+            self.tell_when_all_have_arrived(at);
+        }
         lost
     }
 
@@ -278,13 +332,6 @@ impl ClusterState {
         self.members
             .get_mut(&node)
             .filter(|member| member.session == session)
-    }
-
-    fn tell(&mut self, at: u64, text: String) {
-        if self.recent_events.len() >= RECENT_EVENTS_MAX {
-            self.recent_events.pop_front();
-        }
-        self.recent_events.push_back(RecentEvent { at, text });
     }
 }
 

@@ -5,8 +5,8 @@ use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use uuid::Uuid;
 
-use super::apply::RECENT_EVENTS_MAX;
-use super::{ClusterCommand, ClusterState, Home, Member, MemberStatus};
+use super::events::RECENT_EVENTS_MAX;
+use super::{ClusterCommand, ClusterState, DrainedBy, Home, Member, MemberStatus};
 
 const A: NodeNr = NodeNr(1);
 const B: NodeNr = NodeNr(2);
@@ -72,12 +72,14 @@ fn leave(node: NodeNr, remove: bool) -> ClusterCommand {
 fn assign(shard: ShardNr, node: NodeNr, incarnation: u64) -> ClusterCommand {
     ClusterCommand::Assign {
         shards: vec![(shard, node, session(node, incarnation))],
+        at: 5,
     }
 }
 
 fn begin(epoch: Epoch, to: NodeNr) -> ClusterCommand {
     ClusterCommand::BeginHandoff {
         shards: vec![(S, epoch, to)],
+        at: 6,
     }
 }
 
@@ -86,12 +88,15 @@ fn drained(node: NodeNr, epoch: Epoch) -> ClusterCommand {
         shard: S,
         session: session(node, 1),
         epoch,
+        by: DrainedBy::Owner,
+        at: 7,
     }
 }
 
 fn fenced(node: NodeNr, incarnation: u64) -> ClusterCommand {
     ClusterCommand::Fenced {
         session: session(node, incarnation),
+        at: 8,
     }
 }
 
@@ -361,6 +366,80 @@ fn recent_events_are_for_people_and_bounded() {
         apply(&mut state, &join(A, incarnation));
     }
     assert_eq!(state.recent_events.len(), RECENT_EVENTS_MAX);
+}
+
+/// Those from which on the state tells.
+fn told_since(state: &ClusterState, events: usize) -> Vec<(u64, &str)> {
+    let recent = state.recent_events.iter().skip(events);
+    recent.map(|event| (event.at, &*event.text)).collect()
+}
+
+#[test]
+fn movements_takeovers_and_fences_are_told_with_their_time() {
+    let mut state = three_up(3);
+    let before = state.recent_events.len();
+    let all = ClusterCommand::Assign {
+        shards: (0..3).map(|nr| (ShardNr(nr), A, session(A, 1))).collect(),
+        at: 20,
+    };
+    apply(&mut state, &all);
+    let begin_two = ClusterCommand::BeginHandoff {
+        shards: vec![(S, epoch(1), B), (ShardNr(1), epoch(1), C)],
+        at: 21,
+    };
+    apply(&mut state, &begin_two);
+    // More of the same movement.
+    let begin_more = ClusterCommand::BeginHandoff {
+        shards: vec![(ShardNr(2), epoch(1), B)],
+        at: 22,
+    };
+    apply(&mut state, &begin_more);
+    apply(&mut state, &drained(A, epoch(1)));
+    let drained = |shard, by, at| ClusterCommand::Drained {
+        shard: ShardNr(shard),
+        session: session(A, 1),
+        epoch: epoch(1),
+        by,
+        at,
+    };
+    apply(&mut state, &drained(1, DrainedBy::Force, 23));
+    apply(&mut state, &drained(2, DrainedBy::Owner, 24));
+    apply(&mut state, &down(B, 1));
+    apply(&mut state, &fenced(B, 1));
+    assert_eq!(
+        told_since(&state, before),
+        [
+            (20, "new homes: 3 shards at node 1"),
+            (
+                21,
+                "handoffs began: 1 shard from node 1 to node 2, 1 shard from node 1 to node 3"
+            ),
+            (
+                23,
+                "shard 1 was taken from node 1, which took too long to hand it off"
+            ),
+            (24, "handoffs ended: 3 shards moved"),
+            (3, "node 2 is down: 2 shards need a new home"),
+            (8, "node 2 is fenced: it cannot write any more"),
+        ]
+    );
+}
+
+/// Also when it ends by a death.
+#[test]
+fn a_movement_that_comes_to_nothing_is_told_as_ended() {
+    let mut state = three_up(1);
+    apply(&mut state, &assign(S, A, 1));
+    apply(&mut state, &begin(epoch(1), B));
+    let before = state.recent_events.len();
+    apply(&mut state, &down(B, 1));
+    assert_eq!(
+        told_since(&state, before),
+        [
+            (3, "handoffs ended: no shard has moved"),
+            (3, "node 2 is down")
+        ]
+    );
 }
 
 #[test]

@@ -165,13 +165,44 @@ fn drain_with_removal() {
 
 /// Its successor does.
 #[test]
-fn a_leader_does_not_remove_itself() {
+fn a_leader_that_is_to_be_removed_hands_over_when_its_shards_have_gone() {
     let mut world = cluster(3, 30);
     world.leave(A, true);
-    at_rest_within(&mut world, ms(3000));
-    world.run(ms(1000));
+    world.run(ms(100));
     assert_eq!(status(&world, A), Some(MemberStatus::Leaving));
-    world.elect(B);
+    assert_eq!(world.handovers, 0, "it leads while it has shards");
+    at_rest_within(&mut world, ms(3000));
+    assert_eq!(status(&world, A), None);
+    assert_eq!(world.handovers, 1);
+}
+
+/// Asked for again for as long as it has not come true, and not by those who stay.
+#[test]
+fn leadership_is_handed_over_only_by_who_is_to_be_removed_and_until_it_is() {
+    let mut world = cluster(3, 30);
+    world.leave(B, true);
+    world.leave(C, false);
+    world.run(ms(3000));
+    assert_eq!(world.handovers, 0);
+    // Nobody is there who could have its shards, or lead.
+    world.leave(A, true);
+    world.run(ms(3000));
+    assert_eq!(world.handovers, 0);
+    world.add_node("1");
+    world.run(ms(5000));
+    assert_eq!(status(&world, A), None);
+    assert_eq!(world.handovers, 1);
+}
+
+#[test]
+fn a_leader_that_could_not_hand_over_asks_again() {
+    let mut world = cluster(2, 4);
+    world.leave(A, true);
+    world.successors = false;
+    world.run(ms(3000));
+    assert_eq!(status(&world, A), Some(MemberStatus::Leaving));
+    assert!(world.handovers > 5);
+    world.successors = true;
     world.run(ms(300));
     assert_eq!(status(&world, A), None);
 }

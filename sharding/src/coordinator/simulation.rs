@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{Action, Coordinator, CoordinatorSettings};
 use crate::allocation::shares;
-use crate::cluster_state::{ClusterCommand, ClusterState, Home, Member, MemberStatus};
+use crate::cluster_state::{ClusterCommand, ClusterState, DrainedBy, Home, Member, MemberStatus};
 use crate::failure_detector::{DetectorSettings, FailureDetector};
 use crate::peer::Heartbeat;
 
@@ -28,6 +28,10 @@ pub(super) struct World {
     pub(super) repeats: Vec<ClusterCommand>,
     /// How many shards began to be handed off.
     pub(super) moves: usize,
+    /// How often the leader wanted to hand leadership over.
+    pub(super) handovers: usize,
+    /// Whether somebody can be elected instead.
+    pub(super) successors: bool,
     settings: CoordinatorSettings,
     detector: DetectorSettings,
     log: Vec<ClusterCommand>,
@@ -95,6 +99,8 @@ impl World {
             proposals: Vec::new(),
             repeats: Vec::new(),
             moves: 0,
+            handovers: 0,
+            successors: true,
             settings,
             detector,
             log: Vec::new(),
@@ -192,9 +198,23 @@ impl World {
                         shard,
                         session,
                         epoch,
+                        by: DrainedBy::Force,
+                        at: 0,
                     });
                 }
+                Action::HandOverLeadership => self.hand_over_leadership(),
             }
+        }
+    }
+
+    /// Somebody who is up leads now, if anybody can.
+    fn hand_over_leadership(&mut self) {
+        self.handovers += 1;
+        let fit = |node: &NodeNr| self.successors && self.nodes[node].alive;
+        let up: Vec<NodeNr> = self.state.members_up().map(|member| member.node).collect();
+        if let Some(successor) = up.into_iter().find(fit) {
+            assert_ne!(successor, self.leader.me, "who is up stays");
+            self.elect(successor);
         }
     }
 
@@ -252,8 +272,10 @@ impl World {
         if node.journal_in_reach {
             for &condemned in node.view.condemned.keys() {
                 self.journal.sessions.insert(condemned);
-                self.proposals
-                    .push(ClusterCommand::Fenced { session: condemned });
+                self.proposals.push(ClusterCommand::Fenced {
+                    session: condemned,
+                    at: 0,
+                });
             }
         }
         let mine = node.session();
@@ -275,6 +297,8 @@ impl World {
                     shard,
                     session: mine,
                     epoch: owner.epoch,
+                    by: DrainedBy::Owner,
+                    at: 0,
                 });
             }
         }
@@ -351,7 +375,7 @@ impl World {
             if member.status != MemberStatus::Down && !self.nodes[&member.node].alive {
                 return Some(format!("node {} is dead", member.node.0));
             }
-            if member.removing && member.node != self.leader.me {
+            if member.removing {
                 return Some(format!("node {} is to be removed", member.node.0));
             }
         }

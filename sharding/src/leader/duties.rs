@@ -1,5 +1,5 @@
-//! What takes the leader longer than a decision: fences, and calls to nodes that have
-//! fallen silent.
+//! What takes the leader longer than a decision: fences, calls to nodes that have
+//! fallen silent, and giving leadership away.
 //!
 //! Each is asked for again at every tick until it has come true, so it is begun
 //! unless it is under way, and tried only once at a time. All end with the term.
@@ -11,21 +11,26 @@ use std::time::Duration;
 use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{Inner, header, peer};
-use crate::cluster_state::{ClusterCommand, ClusterState};
+use crate::cluster_state::{ClusterCommand, ClusterState, DrainedBy};
 use crate::control_plane::ControlPlane;
+use crate::fencing::{fence_condemned, try_fence};
 use crate::peer::{PeerError, PeerRequest};
+use crate::wall_clock::unix_millis;
 
 /// Under way at once; others wait for a later tick.
 const DUTIES_MAX: usize = 64;
-/// For one fence; it waits for appends in flight.
-const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a fence that failed, as the journal is out of reach.
 const FENCE_PAUSE: Duration = Duration::from_millis(500);
 /// For a node to accept or refuse a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// For another node to be elected. The cluster decides nothing meanwhile.
+const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+/// After nobody could be elected, before it is tried again.
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(2);
 
 /// What is under way.
 #[derive(Default)]
@@ -39,6 +44,7 @@ enum Duty {
     FenceSession(SessionUuid),
     FenceShard(SessionUuid, ShardNr, Epoch),
     Probe(NodeNr, SessionUuid),
+    HandOver,
 }
 
 impl Duties {
@@ -48,9 +54,10 @@ impl Duties {
         inner: &Arc<Inner<C>>,
         session: SessionUuid,
     ) {
-        let fenced = ClusterCommand::Fenced { session };
-        let fence = fence(Arc::clone(inner), session, None, fenced);
-        self.begin(Duty::FenceSession(session), fence);
+        let (control, registry) = (Arc::clone(&inner.control), Arc::clone(&inner.registry));
+        self.begin(Duty::FenceSession(session), async move {
+            fence_condemned(session, control, registry).await;
+        });
     }
 
     /// Ends a handoff whose owner takes too long.
@@ -61,13 +68,23 @@ impl Duties {
         shard: ShardNr,
         epoch: Epoch,
     ) {
-        let drained = ClusterCommand::Drained {
-            shard,
-            session,
-            epoch,
-        };
-        let fence = fence(Arc::clone(inner), session, Some((shard, epoch)), drained);
-        self.begin(Duty::FenceShard(session, shard, epoch), fence);
+        let inner = Arc::clone(inner);
+        self.begin(Duty::FenceShard(session, shard, epoch), async move {
+            if !try_fence(&*inner.registry, session, Some((shard, epoch))).await {
+                sleep(FENCE_PAUSE).await;
+                return;
+            }
+            let drained = ClusterCommand::Drained {
+                shard,
+                session,
+                epoch,
+                by: DrainedBy::Force,
+                at: unix_millis(),
+            };
+            if let Err(error) = inner.control.propose(drained).await {
+                tracing::debug!(%shard, %error, "not reported as drained yet");
+            }
+        });
     }
 
     /// Calls a node that has fallen silent: if its address refuses the connection,
@@ -95,6 +112,19 @@ impl Duties {
         });
     }
 
+    /// Lets another node lead. Ends with this term if it succeeds.
+    pub(super) fn hand_over<C: ControlPlane>(&mut self, inner: &Arc<Inner<C>>) {
+        let control = Arc::clone(&inner.control);
+        self.begin(Duty::HandOver, async move {
+            if !control.hand_over_leadership(HAND_OVER_MAX).await {
+                tracing::warn!(
+                    "this node is to be removed and leads: no other could be elected yet"
+                );
+                sleep(HAND_OVER_PAUSE).await;
+            }
+        });
+    }
+
     fn begin(&mut self, duty: Duty, task: impl Future<Output = ()> + Send + 'static) {
         while self.tasks.try_join_next().is_some() {}
         self.under_way.retain(|_, task| !task.is_finished());
@@ -102,26 +132,4 @@ impl Duties {
             self.under_way.insert(duty, self.tasks.spawn(task));
         }
     }
-}
-
-async fn fence<C: ControlPlane>(
-    inner: Arc<Inner<C>>,
-    session: SessionUuid,
-    shard: Option<(ShardNr, Epoch)>,
-    then: ClusterCommand,
-) {
-    let (of_shard, epoch) = (shard.map(|of| of.0.0), shard.map(|of| of.1.0));
-    let failure = match timeout(FENCE_TIMEOUT, inner.registry.fence(session, shard)).await {
-        Ok(Ok(())) => {
-            tracing::info!(%session, of_shard, epoch, "fenced");
-            if let Err(error) = inner.control.propose(then).await {
-                tracing::debug!(%session, %error, "not reported as fenced yet");
-            }
-            return;
-        }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {FENCE_TIMEOUT:?}"),
-    };
-    tracing::warn!(%session, of_shard, epoch, error = failure, "a session cannot be fenced yet: its shards wait");
-    sleep(FENCE_PAUSE).await;
 }

@@ -256,6 +256,31 @@ async fn a_leaving_node_is_drained_in_waves_and_removed() {
     }
 }
 
+/// It cannot remove itself: another one leads first, as soon as one can.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_to_be_removed_lets_another_one_lead() {
+    let cluster = TestCluster::new().await;
+    let nodes = cluster.start(3).await;
+    let leading = &nodes[0];
+    let leave = ClusterCommand::Leave {
+        node: leading.nr,
+        session: leading.session,
+        remove: true,
+        at: 0,
+    };
+    leading.control.propose(leave).await.unwrap();
+    cluster
+        .until("it is no member", |state| {
+            state.member(leading.nr).is_none()
+        })
+        .await;
+    assert_ne!(
+        nodes[1].control.leadership().borrow().leader,
+        Some(leading.nr)
+    );
+    assert_eq!(cluster.state().members_up().count(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_handoff_that_takes_too_long_is_ended_by_force() {
     let cluster = TestCluster::new().await.with_owners_that_never_drain();

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::{Leader, LeaderSettings};
-use crate::cluster_state::{ClusterCommand, ClusterState, Member, MemberStatus};
+use crate::cluster_state::{ClusterCommand, ClusterState, DrainedBy, Member, MemberStatus};
 use crate::control_plane::{ControlPlane, Leadership, ProposeError};
 use crate::coordinator::CoordinatorSettings;
 use crate::failure_detector::DetectorSettings;
@@ -31,6 +31,8 @@ use crate::peer::{
 };
 
 pub(crate) const SHARDS: u32 = 12;
+/// So many handovers find no successor before one does.
+const HANDOVERS_IN_VAIN: usize = 1;
 /// More than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -40,10 +42,20 @@ struct Log {
     state: Option<ClusterState>,
     leadership: Leadership,
     isolated: BTreeSet<NodeNr>,
+    /// How often leadership was to be handed over.
+    handovers: usize,
     views: BTreeMap<NodeNr, (watch::Sender<Arc<ClusterState>>, watch::Sender<Leadership>)>,
 }
 
 impl Log {
+    fn elect(&mut self, node: NodeNr) {
+        self.leadership = Leadership {
+            leader: Some(node),
+            term: self.leadership.term + 1,
+        };
+        self.publish();
+    }
+
     fn publish(&self) {
         let state = Arc::new(self.state.clone().unwrap());
         for (node, (states, leadership)) in &self.views {
@@ -106,6 +118,24 @@ impl ControlPlane for TestControl {
         Err(ProposeError::NoLeader {
             message: "no quorum".to_owned(),
         })
+    }
+
+    async fn hand_over_leadership(&self, within: Duration) -> bool {
+        let attempt = {
+            let mut log = self.log.lock().unwrap();
+            log.handovers += 1;
+            log.handovers
+        };
+        if attempt <= HANDOVERS_IN_VAIN {
+            sleep(within).await;
+            return false;
+        }
+        let mut log = self.log.lock().unwrap();
+        let other = log.views.keys().find(|node| **node != self.me).copied();
+        if let Some(other) = other {
+            log.elect(other);
+        }
+        other.is_some()
     }
 }
 
@@ -291,12 +321,7 @@ impl TestCluster {
     }
 
     pub(crate) fn elect(&self, node: NodeNr) {
-        let mut log = self.log.lock().unwrap();
-        log.leadership = Leadership {
-            leader: Some(node),
-            term: log.leadership.term + 1,
-        };
-        log.publish();
+        self.log.lock().unwrap().elect(node);
     }
 
     /// Neither log nor messages reach a node; if it leads it does not know better.
@@ -354,6 +379,8 @@ async fn drain(control: Arc<TestControl>, registry: Arc<dyn Registry>, session: 
                     shard,
                     session,
                     epoch,
+                    by: DrainedBy::Owner,
+                    at: 0,
                 };
                 let _ = control.propose(drained).await;
             }

@@ -1,7 +1,7 @@
-//! A member of the raft group: started, asked, answering its peers, and stopped.
+//! A member of the raft group: started, asked, and stopped.
 //!
 //! [`RaftControlPlane`] is what the rest of a node sees of raft. Next: `proposals.rs`
-//! for how a change reaches the leader, `network.rs` for what travels between
+//! for how a change reaches the leader, `network.rs` and `answers.rs` for what travels between
 //! members, `membership.rs` for who votes.
 
 use std::sync::atomic::AtomicBool;
@@ -21,17 +21,16 @@ use super::confirmation::Confirmations;
 use super::error::RaftError;
 use super::leadership::{follow_leadership, warn_of_two};
 use super::log_store::LogStore;
-use super::message::{RaftRequest, RaftResponse, decode, encode};
 use super::network::{Network, PeerHeaders};
 use super::proposals::PROPOSALS_MAX;
 use super::settings::RaftSettings;
 use super::state_machine::StateMachine;
-use super::store::{RaftStore, StoreIdentity};
+use super::store::RaftStore;
 use super::types::Raft;
 use super::{handover, membership};
 use crate::cluster_state::{ClusterCommand, ClusterState, Member};
 use crate::control_plane::{ControlPlane, Leadership, ProposeError};
-use crate::peer::{PeerError, PeerHeader, PeerRequest, PeerResponse, PeerTransport};
+use crate::peer::PeerTransport;
 
 /// For all attempts together.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,7 +60,7 @@ pub struct RaftNode {
 /// as after a kill, or with [`RaftControlPlane::stop`].
 #[derive(Clone)]
 pub struct RaftControlPlane {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     _stop_on_drop: Arc<DropGuard>,
 }
 
@@ -220,49 +219,6 @@ impl RaftControlPlane {
         }
     }
 
-    /// Answers what concerns the raft group; `None` for any other request.
-    ///
-    /// # Errors
-    /// [`PeerError::WrongPeer`] when the header is not for this node: raft must never
-    /// take one node for another, which an address that was used before makes easy.
-    /// Another [`PeerError`] when the request cannot be read, or its outcome is not
-    /// known.
-    pub async fn handle(
-        &self,
-        header: &PeerHeader,
-        request: &PeerRequest,
-    ) -> Option<Result<PeerResponse, PeerError>> {
-        let shared = &self.shared;
-        let of_raft = matches!(
-            request,
-            PeerRequest::Raft(_) | PeerRequest::Propose(_) | PeerRequest::Elect
-        );
-        if of_raft && let Err(error) = shared.check(header) {
-            return Some(Err(error));
-        }
-        match request {
-            PeerRequest::Raft(message) => Some(shared.answer(header, message).await),
-            PeerRequest::Propose(command) => {
-                Some(shared.propose_for(header, command.clone()).await)
-            }
-            PeerRequest::Elect => {
-                let elected = shared.raft.trigger().elect().await;
-                Some(match elected {
-                    Ok(()) => Ok(PeerResponse::Done),
-                    Err(error) => Err(shared.unanswered(error.to_string())),
-                })
-            }
-            _ => None,
-        }
-    }
-
-    /// Gives leadership away, as before a planned stop. Returns whether another node
-    /// leads; if not, this one goes on, or nobody does for the moment. Safe to cancel:
-    /// then this one goes on.
-    pub async fn hand_over_leadership(&self, within: Duration) -> bool {
-        handover::hand_over(&self.shared, within).await
-    }
-
     /// Returns when raft has stopped by itself, which it does when its store fails:
     /// the node must then end, for it can neither lead nor learn.
     pub async fn failed(&self) -> RaftError {
@@ -315,6 +271,10 @@ impl ControlPlane for RaftControlPlane {
     async fn confirm_leadership(&self) -> Result<(), ProposeError> {
         self.shared.confirmations.confirm().await
     }
+
+    async fn hand_over_leadership(&self, within: Duration) -> bool {
+        handover::hand_over(&self.shared, within).await
+    }
 }
 
 impl Shared {
@@ -348,57 +308,5 @@ impl Shared {
                 tracing::warn!("the raft store is slow: it is left as after a kill");
             }
         });
-    }
-
-    async fn answer(&self, header: &PeerHeader, message: &[u8]) -> Result<PeerResponse, PeerError> {
-        let request = decode(message).map_err(|error| self.unanswered(error.to_string()))?;
-        let answer = match request {
-            RaftRequest::Append(append) => {
-                RaftResponse::Append(self.raft.append_entries(append).await)
-            }
-            RaftRequest::Vote(vote) => RaftResponse::Vote(self.raft.vote(vote).await),
-            RaftRequest::Snapshot(part) => {
-                RaftResponse::Snapshot(self.raft.install_snapshot(part).await)
-            }
-        };
-        let answer = encode(&answer).map_err(|error| {
-            tracing::error!(%error, to = header.from.0, "an answer of raft cannot be encoded");
-            self.unanswered(error.to_string())
-        })?;
-        Ok(PeerResponse::Raft(answer))
-    }
-
-    fn check(&self, header: &PeerHeader) -> Result<(), PeerError> {
-        let StoreIdentity {
-            cluster_id,
-            generation,
-            node,
-        } = self.network.headers.from;
-        if (header.cluster_id, header.generation, header.to) == (cluster_id, generation, node) {
-            return Ok(());
-        }
-        Err(PeerError::WrongPeer {
-            node: header.to,
-            address: self.address(),
-            message: format!(
-                "here is node {}, generation {generation} of cluster {cluster_id}, and the message is for generation \
-                 {} of cluster {}",
-                node.0, header.generation, header.cluster_id
-            ),
-        })
-    }
-
-    pub(super) fn unanswered(&self, message: String) -> PeerError {
-        PeerError::Unreachable {
-            node: self.me,
-            address: self.address(),
-            message,
-        }
-    }
-
-    /// Where this node is, as far as known.
-    fn address(&self) -> String {
-        let found = self.network.addresses.find(self.me);
-        found.map_or_else(String::new, |peer| peer.address)
     }
 }

@@ -446,6 +446,42 @@ async fn a_removed_voter_is_replaced_at_once() {
     world.wait_for_voters(&expected).await;
 }
 
+/// Of more than two nodes three go on voting; of two the other one does, alone.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_to_be_removed_leaves_its_vote_and_leadership_to_others() {
+    for nodes in [2, 4] {
+        let mut world = World::new();
+        world.form(1).await;
+        for node in 2..=nodes {
+            world.start(node).await;
+            world.join(node).await;
+        }
+        let leader = world.leader().await;
+        let session = world.node(leader).state().borrow().members[&NodeNr(leader)].session;
+        let leave = ClusterCommand::Leave {
+            node: NodeNr(leader),
+            session,
+            remove: true,
+            at: 0,
+        };
+        world.node(leader).propose(leave).await.unwrap();
+        let staying: Vec<u64> = (1..=nodes).filter(|node| *node != leader).collect();
+        world.wait_for_voters(&staying).await;
+        assert!(world.node(leader).hand_over_leadership(PATIENCE).await);
+        let successor = world.leader().await;
+        assert_ne!(successor, leader);
+        let remove = ClusterCommand::Remove {
+            node: NodeNr(leader),
+            at: 0,
+        };
+        world.node(successor).propose(remove).await.unwrap();
+        world.kill(leader).await;
+        world.node(successor).propose(numbered(1)).await.unwrap();
+        assert_eq!(world.leader().await, successor);
+        world.wait_for_voters(&staying).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn leadership_is_handed_over_faster_than_it_is_lost() {
     let world = World::of_three().await;

@@ -16,8 +16,10 @@ use perennial_persistence::registry::Registry;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use tokio::time::timeout;
 
-use crate::cluster_state::{ClusterCommand, ClusterState, Home};
+use crate::cluster_state::{ClusterCommand, ClusterState, DrainedBy, Home};
 use crate::control_plane::ControlPlane;
+use crate::fencing::try_fence;
+use crate::wall_clock::unix_millis;
 
 use super::inner::{Inner, Leaving, now};
 use super::slot::Host;
@@ -150,10 +152,9 @@ impl<C: ControlPlane> Departures<C> {
     async fn fence(&self, shard: ShardNr, handoff: Handoff) {
         let mut pause = PAUSE_FIRST;
         while self.is_under_way(shard, handoff) {
-            let fenced = Some((shard, handoff.epoch));
-            match self.registry.fence(handoff.session, fenced).await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(%shard, %error, "the shard cannot be fenced yet"),
+            let of_shard = Some((shard, handoff.epoch));
+            if try_fence(&*self.registry, handoff.session, of_shard).await {
+                return;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_LAST);
@@ -168,6 +169,8 @@ impl<C: ControlPlane> Departures<C> {
                 shard,
                 session: handoff.session,
                 epoch: handoff.epoch,
+                by: DrainedBy::Owner,
+                at: unix_millis(),
             };
             if let Err(error) = self.control.propose(drained).await {
                 tracing::debug!(%shard, %error, "not reported as drained yet");

@@ -1,15 +1,14 @@
 //! What the parts of a region share: the slots, and what happens to their commands.
 //!
 //! Everything here is called by others, under a slot's lock, and never waits. Next:
-//! `keeper.rs`, which learns of the cluster's state; `departures.rs`, which takes
-//! entities out of memory.
+//! `link_events.rs`, what links say; `keeper.rs`, which learns of the cluster's state;
+//! `departures.rs`, which takes entities out of memory.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use perennial_persistence::command::{Answer, ReplyTo, Request};
+use perennial_persistence::command::{ReplyTo, Request};
 use perennial_persistence::command_error::CommandError;
 use perennial_persistence::handing_back::{HandBackReason, HandedBack};
 use perennial_persistence::persistence_id::PersistenceId;
@@ -24,7 +23,7 @@ use crate::peer::{Peer, PeerHeader};
 use crate::shard_id::shard_of;
 
 use super::figures::Figures;
-use super::link::{Link, LinkEvents, Ticket};
+use super::link::Ticket;
 use super::parcel::Parcel;
 use super::route::Direction;
 use super::settings::RegionSettings;
@@ -315,73 +314,6 @@ impl Inner {
 
     pub(super) fn lock(&self, shard: ShardNr) -> MutexGuard<'_, Slot> {
         lock(&self.slots[shard.0 as usize])
-    }
-
-    /// What is out at an owner that is one no more will not be answered: commands that
-    /// can be repeated go to the next owner.
-    pub(super) fn give_up_on(&self, slot: &mut Slot, session: SessionUuid) {
-        self.lose(slot, session, &BTreeSet::new());
-    }
-
-    fn lose(&self, slot: &mut Slot, session: SessionUuid, unwritten: &BTreeSet<Ticket>) {
-        let shard = slot.shard;
-        let mut resent = 0;
-        let now = now();
-        let lost = slot.route.lost(session, |nr, parcel| {
-            let is_unwritten = unwritten.contains(&Ticket::new(shard, nr));
-            let resend = parcel.can_be_repeated() || is_unwritten;
-            parcel.may_have_run |= !is_unwritten && !parcel.is_read();
-            resent += u64::from(resend);
-            parcel.waits_since = Some(now);
-            resend
-        });
-        self.figures.resent.increment(resent);
-        self.figures.owner_lost.increment(lost.len() as u64);
-        for parcel in lost {
-            parcel.refuse(CommandError::OwnerLost);
-        }
-    }
-}
-
-impl LinkEvents for Inner {
-    fn answered(&self, ticket: Ticket, answer: Answer) {
-        let mut slot = self.lock(ticket.shard());
-        let parcel = slot.route.answered(ticket.nr());
-        let has_waiting = slot.route.waiting_len() > 0;
-        drop(slot);
-        if let Some(parcel) = parcel {
-            parcel.answer(answer);
-        }
-        if has_waiting {
-            self.change(ticket.shard(), |_| {});
-        }
-    }
-
-    fn returned(&self, ticket: Ticket) {
-        self.change(ticket.shard(), |slot| {
-            if let Some(parcel) = slot.route.returned(ticket.nr()) {
-                self.figures.returned.increment(1);
-                parcel.waits_since = Some(now());
-            }
-        });
-    }
-
-    fn has_room(&self, shards: BTreeSet<ShardNr>) {
-        for shard in shards {
-            self.change(shard, |_| {});
-        }
-    }
-
-    fn lost(&self, link: &Link, unwritten: &BTreeSet<Ticket>) {
-        for shard in self.shards() {
-            let is_out = |slot: &Slot| {
-                let owner = slot.route.out_to();
-                owner.is_some_and(|owner| owner.session == link.session)
-            };
-            if is_out(&self.lock(shard)) {
-                self.change(shard, |slot| self.lose(slot, link.session, unwritten));
-            }
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Keeps a region in step with the cluster: applies each new state to the slots, has
-//! links to the nodes that own shards, hands shards off that are to go, and looks
-//! after what waits.
+//! links to the nodes that own shards, hands shards off that are to go, fences the
+//! former owners of those that came, and looks after what waits.
 //!
 //! One task for a region; links and departures run beside it and end with it. What
 //! one state means for one shard is decided by [`direction_of`], a plain function.
@@ -16,10 +16,10 @@ use tokio::task::JoinSet;
 
 use crate::cluster_state::{ClusterState, Home, MemberStatus, Shard};
 use crate::control_plane::ControlPlane;
+use crate::fencing;
 use crate::peer::PeerTransport;
 
 use super::departures::{Departure, Departures};
-use super::fencing;
 use super::inner::{Inner, now, peer};
 use super::link::Link;
 use super::route::{Direction, Owner};
@@ -186,7 +186,7 @@ impl<C: ControlPlane> Keeper<C> {
             if self.fencing.insert(session) {
                 let (control, registry) = (Arc::clone(&self.control), Arc::clone(&self.registry));
                 self.fences
-                    .spawn(fencing::fence(session, control, registry));
+                    .spawn(fencing::fence_condemned(session, control, registry));
             }
         }
     }

@@ -166,6 +166,10 @@ impl ControlPlane for Control {
     async fn confirm_leadership(&self) -> Result<(), ProposeError> {
         Ok(())
     }
+
+    async fn hand_over_leadership(&self, _: Duration) -> bool {
+        unreachable!("regions do not lead")
+    }
 }
 
 struct Handler(Region);
@@ -354,6 +358,7 @@ impl World {
         let of = |shard| (ShardNr(shard), node.nr, node.session);
         self.cluster.commit(&ClusterCommand::Assign {
             shards: shards.into_iter().map(of).collect(),
+            at: 0,
         });
     }
 
@@ -364,6 +369,7 @@ impl World {
         let of = |shard| (ShardNr(shard), state.shards[shard as usize].epoch, to);
         self.cluster.commit(&ClusterCommand::BeginHandoff {
             shards: shards.into_iter().map(of).collect(),
+            at: 0,
         });
     }
 

@@ -9,7 +9,7 @@ use futures::future::Either;
 use perennial_persistence::journal::memory::faults::{Fault, Operation};
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::writer::ShardNr;
-use perennial_sharding::cluster_state::{ClusterCommand, Home};
+use perennial_sharding::cluster_state::{ClusterCommand, DrainedBy, Home};
 use perennial_sharding::region::{Region, RegionSettings};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -227,7 +227,41 @@ async fn being_drained_twice_or_too_late_changes_nothing() {
         shard: ShardNr(1),
         session: world.nodes[0].session,
         epoch,
+        by: DrainedBy::Owner,
+        at: 0,
     });
     assert_eq!(world.cluster.state().shards, after.shards);
     texts(world.nodes[0].ask(&entity_in(1, 0), &add("a")).await);
+}
+
+/// Wherever the handoff has got to, the deletion comes between two commands, and the
+/// next life has nothing of the one before.
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_races_with_a_handoff_is_done_once_by_somebody() {
+    let world = World::new(3).await;
+    world.assign([1], 0);
+    let id = entity_in(1, 0);
+    let mut last = 0;
+    for round in 0_u32..60 {
+        let (from, to) = ((round % 2) as usize, 1 - (round % 2) as usize);
+        for text in ["a", "b"] {
+            texts(world.nodes[2].ask(&id, &add(text)).await);
+        }
+        world.begin_handoff([1], to);
+        // From before the owner knows of the handoff to after its end.
+        let after = Duration::from_micros(100 * u64::from(round));
+        let deleting = async {
+            tokio::time::sleep(after).await;
+            let asked = [2, from, to][round as usize % 3];
+            world.nodes[asked].region.delete(&id).await
+        };
+        let deleted = timeout(SOON, deleting).await.unwrap();
+        let next_life = deleted.unwrap_or_else(|error| panic!("{after:?}: {error}"));
+        assert!(next_life.get() >= last + 2, "{after:?}: {next_life}");
+        last = next_life.get();
+        let first = world.nodes[2].ask(&id, &add("c")).await;
+        assert_eq!(texts(first), ["c"], "{after:?}");
+        world.owned([1], to).await;
+        last += 1;
+    }
 }

@@ -179,6 +179,7 @@ async fn what_is_read_at_once_is_bounded() {
                     )
                 })
                 .collect(),
+            at: 0,
         }),
     };
     append(&store, (1..=10).map(large).collect()).await.unwrap();
