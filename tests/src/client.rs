@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use perennial::proto::v1::cluster_service_client::ClusterServiceClient;
 use perennial::proto::v1::entity_service_client::EntityServiceClient;
 use perennial::proto::v1::{
-    DescribeEntityRequest, DescribeEntityResponse, DrainRequest, GetClusterRequest,
-    GetClusterResponse, GetStateRequest, ListEntitiesRequest, SendRequest, SendResponse,
+    DeleteEntityRequest, DescribeEntityRequest, DescribeEntityResponse, DrainRequest,
+    GetClusterRequest, GetClusterResponse, GetStateRequest, ListEntitiesRequest, SendRequest,
+    SendResponse,
 };
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -220,6 +221,19 @@ impl Client {
         };
         let state = self.entities.clone().get_state(request).await?.into_inner();
         Ok((serde_json::from_slice(&state.payload)?, state.sequence_nr))
+    }
+
+    /// Deletes an entity for good.
+    ///
+    /// # Errors
+    /// What the service or the connection answers instead.
+    pub async fn delete(&self, entity_type: &str, entity_id: &str) -> Result<(), Failure> {
+        let request = DeleteEntityRequest {
+            entity_type: entity_type.to_owned(),
+            entity_id: entity_id.to_owned(),
+        };
+        self.entities.clone().delete_entity(request).await?;
+        Ok(())
     }
 
     /// How many events the entities of a type have together, as listed.

@@ -181,6 +181,21 @@ impl LocalCluster {
         host.ready().await
     }
 
+    /// Starts all nodes again at once, over the same data, and waits until they share
+    /// the shards.
+    ///
+    /// # Errors
+    /// As [`LocalClusterBuilder::start`].
+    pub async fn restart_all(&mut self) -> Result<()> {
+        for host in &mut self.hosts {
+            host.spawn()?;
+        }
+        for host in &mut self.hosts {
+            host.ready().await?;
+        }
+        self.settled().await
+    }
+
     /// Asks a node to stop, as a service manager does, and waits until it has.
     ///
     /// # Errors

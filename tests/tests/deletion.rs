@@ -11,6 +11,7 @@ use perennial_tests::client::{Client, command};
 use perennial_tests::database::{self, TestDatabase};
 use perennial_tests::eventually::eventually;
 use perennial_tests::foreign_writer::ForeignWriter;
+use perennial_tests::local_cluster::LocalCluster;
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
@@ -221,4 +222,46 @@ async fn a_deletion_survives_a_kill() {
         .await
         .unwrap();
     assert_eq!(rows, 0);
+}
+
+/// I-8, I-9: whichever comes first, an entity that was deleted has nothing of its
+/// former life, and one that lives has everything of the present one.
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_race_with_handoffs_and_nobody_notices() {
+    const LIVES_MIN: usize = 12;
+    let builder = || perennial::Node::builder().entity(perennial::samples::Counter);
+    let mut cluster = LocalCluster::of_threads(2, builder).start().await.unwrap();
+    let clients = [0, 1].map(|node| Client::lazy(&cluster.address(node)).unwrap());
+    let stopping = tokio::sync::watch::Sender::new(false);
+    let lives: Vec<_> = (0..8)
+        .map(|entity| {
+            let (clients, stopped) = (clients.clone(), stopping.subscribe());
+            tokio::spawn(async move {
+                let id = format!("raced{entity}");
+                let mut lives = 0;
+                while !*stopped.borrow() || lives < LIVES_MIN {
+                    for value in 1..=3 {
+                        let add = command("counter", &id, &json!({"add": 1}));
+                        let client = &clients[(lives + value) % 2];
+                        let reply = client.send(add).await;
+                        let reply = reply.unwrap_or_else(|error| panic!("{id}: {error:?}"));
+                        let reply = perennial_tests::client::json(&reply).unwrap();
+                        assert_eq!(reply, json!({"value": value}), "{id} in life {lives}");
+                    }
+                    clients[lives % 2].delete("counter", &id).await.unwrap();
+                    lives += 1;
+                }
+                lives
+            })
+        })
+        .collect();
+    // Shards move to a third node, and back.
+    let added = cluster.add().await.unwrap();
+    cluster.settled().await.unwrap();
+    cluster.terminate(added).await.unwrap();
+    cluster.settled_without(&[added]).await.unwrap();
+    stopping.send_replace(true);
+    for lives in lives {
+        assert!(lives.await.unwrap() >= LIVES_MIN);
+    }
 }

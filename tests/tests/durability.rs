@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use perennial_tests::client::{Client, Failure, command};
-use perennial_tests::database::TestDatabase;
+use perennial_tests::database::{TestDatabase, server_address, url_through};
 use perennial_tests::eventually::eventually;
+use perennial_tests::http;
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
+use perennial_tests::proxy::{Flow, Proxy};
 use perennial_tests::seed::Random;
 use serde_json::json;
 use tokio::sync::watch;
@@ -17,6 +19,7 @@ use tokio::sync::watch;
 const COUNTERS: u64 = 50;
 const KILLS: usize = 3;
 const OUTSTANDING: usize = 64;
+const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn acknowledged_commands_survive_kills_on_sqlite() {
@@ -138,4 +141,43 @@ async fn termination_answers_what_was_accepted() {
     let client = Client::connect(&node.address()).await.unwrap();
     let (state, _) = client.state("counter", "draining").await.unwrap();
     assert_eq!(state, json!({"value": acknowledged}), "sent one at a time");
+}
+
+/// Who asks twice does not want to wait. What was not answered may have been stored
+/// or not, as after a kill.
+#[tokio::test]
+async fn a_second_sigterm_ends_a_node_at_once() {
+    let database = TestDatabase::new().await;
+    let server = server_address(&database).await.unwrap();
+    let proxy = Proxy::start(server).await.unwrap();
+    let options = NodeOptions::default()
+        .journal(url_through(&database, proxy.address()))
+        .setting("persistence.append_timeout", "10min")
+        .setting("node.drain_timeout", "10min");
+    let mut node = NodeProcess::start(options).await.unwrap();
+    let client = Client::connect(&node.address()).await.unwrap();
+    let add = || command("counter", "asked-twice", &json!({"add": 1}));
+    client.send(add()).await.unwrap();
+    // A command that the node has accepted and cannot finish.
+    proxy.set(Flow::Stalled);
+    let sending = client.clone();
+    let unfinished = tokio::spawn(async move { sending.send(add()).await });
+    let accepted = eventually("the command to wait for the journal", SOON, async || {
+        let described = client.describe("counter", "asked-twice").await.ok()?;
+        (!described.waiting_for.is_empty()).then_some(())
+    });
+    accepted.await.unwrap();
+
+    node.signal("TERM").unwrap();
+    let stopping = eventually("the node to be stopping", SOON, async || {
+        let ready = http::get(node.http_address(), "/readyz");
+        (!matches!(ready, Ok((200, _)))).then_some(())
+    });
+    stopping.await.unwrap();
+    assert!(!unfinished.is_finished(), "it waits for the command");
+    node.signal("TERM").unwrap();
+    // In seconds, not in minutes.
+    let status = node.ended().await.unwrap();
+    assert_eq!(status.code(), Some(1), "{status}; {}", node.output());
+    assert!(unfinished.await.unwrap().is_err());
 }

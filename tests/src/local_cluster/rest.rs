@@ -50,6 +50,20 @@ impl LocalCluster {
         let settled = settled.await;
         settled.with_context(|| format!("{seen}\n{}", self.outputs()))
     }
+
+    /// Which node leads, in the eyes of one that is not among the gone.
+    ///
+    /// # Errors
+    /// When nobody is found to lead for long.
+    pub async fn leader_of(&self, gone: &[usize]) -> Result<usize> {
+        let asked = (0..self.len()).find(|node| !gone.contains(node));
+        let asked = asked.context("all nodes are gone")?;
+        let known = eventually("a leader", SETTLED_WITHIN, async || {
+            let leader = self.leader(asked).await.ok()??;
+            (!gone.contains(&leader)).then_some(leader)
+        });
+        known.await
+    }
 }
 
 /// What keeps a cluster of so many nodes from being at rest.

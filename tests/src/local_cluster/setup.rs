@@ -159,13 +159,7 @@ impl LocalClusterBuilder {
         for _ in 0..self.nodes {
             cluster.add_stopped().await?;
         }
-        for host in &mut cluster.hosts {
-            host.spawn()?;
-        }
-        for host in &mut cluster.hosts {
-            host.ready().await?;
-        }
-        cluster.settled().await?;
+        cluster.restart_all().await?;
         Ok(cluster)
     }
 }
