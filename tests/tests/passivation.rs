@@ -7,6 +7,7 @@ use std::time::Duration;
 use perennial::proto::v1::PassivateRequest;
 use perennial::proto::v1::cluster_service_client::ClusterServiceClient;
 use perennial_tests::client::{Client, command};
+use perennial_tests::eventually::eventually;
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
 use perennial_tests::seed::Random;
 use serde_json::json;
@@ -14,6 +15,7 @@ use serde_json::json;
 const COUNTERS: u64 = 40;
 const CLIENTS: u64 = 16;
 const COMMANDS_OF_EACH: u64 = 250;
+const SOON: Duration = Duration::from_secs(60);
 
 /// Far more entities in use than may be live, and an idle time-out so short that
 /// an entity often stops just as its next command comes.
@@ -46,6 +48,37 @@ async fn passivation_on_request_loses_no_command() {
         () = add_from_many_clients(&node) => {}
         () = passivating => {}
     }
+}
+
+/// Each type leaves after its own time, or after that of all others.
+#[tokio::test]
+async fn types_of_entities_have_idle_times_of_their_own() {
+    let options = NodeOptions::default()
+        .setting("sharding.passivation.idle_timeout", "1h")
+        .setting("sharding.passivation.idle_timeouts", "counter=50ms");
+    let node = NodeProcess::start(options).await.unwrap();
+    let client = Client::connect(&node.address()).await.unwrap();
+    let open = json!({"open": {"owner": "ada"}});
+    client.send(command("account", "a", &open)).await.unwrap();
+    let add = command("counter", "a", &json!({"add": 1}));
+    client.send(add).await.unwrap();
+    let left = eventually("the counter to leave", SOON, async || {
+        let described = client.describe("counter", "a").await.unwrap();
+        (described.state == "passive").then_some(())
+    });
+    left.await.unwrap();
+    let stays = client.describe("account", "a").await.unwrap();
+    assert_eq!(stays.state, "live");
+
+    let misspelt =
+        NodeOptions::default().setting("sharding.passivation.idle_timeouts", "acount=1s");
+    let error = NodeProcess::start(misspelt).await.unwrap_err();
+    let said = format!("{error:#}");
+    assert!(
+        said.contains("\"acount\", which is no entity type"),
+        "{said}"
+    );
+    assert!(said.contains("airport, counter"), "{said}");
 }
 
 async fn add_from_many_clients(node: &NodeProcess) {

@@ -231,7 +231,8 @@ async fn run(
     Ok(())
 }
 
-/// Completes at SIGTERM or SIGINT. A second one ends the process at once.
+/// Completes at SIGTERM or SIGINT. A second one ends the process at once, with exit
+/// code 1.
 fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     let failed = |error| Failure::local(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;

@@ -201,6 +201,14 @@ impl NodeBuilder {
     pub async fn start(self) -> Result<Node, NodeError> {
         self.registration.clone()?;
         let settings = &self.settings;
+        let known: Vec<&str> = self.types.names().collect();
+        let mut timeouts = settings.engine.idle_timeouts.keys();
+        if let Some(name) = timeouts.find(|name| !known.contains(&name.as_str())) {
+            return Err(NodeError::IdleTimeoutOfUnknownType {
+                name: name.clone(),
+                known: known.join(", "),
+            });
+        }
         let (url, data_dir) = self.places()?;
         let disk: Arc<dyn NodeDisk> = match data_dir {
             Some(path) => Arc::new(DataDir::open(&path)?),

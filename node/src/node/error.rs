@@ -20,6 +20,16 @@ pub enum NodeError {
     /// An entity type cannot be registered.
     #[error(transparent)]
     Registration(#[from] RegistrationError),
+    /// An idle time-out was given for entities that there are none of.
+    #[error(
+        "sharding.passivation.idle_timeouts names {name:?}, which is no entity type of this program: use one of {known}"
+    )]
+    IdleTimeoutOfUnknownType {
+        /// In the settings.
+        name: String,
+        /// The names of those that there are.
+        known: String,
+    },
     /// No journal was given, and there is no data directory to put one in.
     #[error("no journal is configured: set persistence.journal.url, or give --journal")]
     JournalRequired,

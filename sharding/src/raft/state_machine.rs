@@ -17,7 +17,7 @@ use super::types::{Entry, LogId, Membership, SnapshotMeta, StorageError, Storage
 use crate::cluster_state::ClusterState;
 
 /// Of the snapshots that nodes send each other.
-const SNAPSHOT_FORMAT: u32 = 1;
+const SNAPSHOT_FORMAT: u32 = 2;
 
 /// What a snapshot holds.
 #[derive(Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::{Image, RaftStoreError, StoreIdentity, encode};
 
 /// Of the tables and their values.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// Everything is kept in memory anyway.
 const CACHE_BYTES: usize = 1024 * 1024;
