@@ -37,7 +37,7 @@ use super::peers::Peers;
 use crate::config::Reads;
 
 /// Giving leadership away takes less, or does not succeed.
-const HANDOVER_MAX: Duration = Duration::from_secs(3);
+const HANDOVER_MAX: Duration = Duration::from_secs(10);
 /// What is said at the end, to a cluster that can do without.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 

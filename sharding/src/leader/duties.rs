@@ -27,8 +27,9 @@ const FENCE_PAUSE: Duration = Duration::from_millis(500);
 /// For a node to accept or refuse a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// For another node to be elected. The cluster decides nothing meanwhile.
-const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+/// For another node to be elected, where elections take long. The cluster decides
+/// nothing meanwhile.
+const HAND_OVER_MAX: Duration = Duration::from_secs(30);
 /// After nobody could be elected, before it is tried again.
 const HAND_OVER_PAUSE: Duration = Duration::from_secs(2);
 

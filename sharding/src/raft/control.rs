@@ -4,7 +4,7 @@
 //! for how a change reaches the leader, `network.rs` and `answers.rs` for what travels between
 //! members, `membership.rs` for who votes.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -74,8 +74,10 @@ pub(super) struct Shared {
     confirmations: Confirmations,
     pub(super) proposals: Semaphore,
     /// Set while leadership is given away: what is proposed meanwhile waits for the
-    /// next leader.
+    /// next leader, and nothing is confirmed, as each round would have the voters
+    /// stand by the present one for longer.
     pub(super) handing_over: AtomicBool,
+    pub(super) settings: RaftSettings,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -132,6 +134,7 @@ impl RaftControlPlane {
             confirmations,
             proposals: Semaphore::new(PROPOSALS_MAX),
             handing_over: AtomicBool::new(false),
+            settings: node.settings.clone(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -269,6 +272,10 @@ impl ControlPlane for RaftControlPlane {
     }
 
     async fn confirm_leadership(&self) -> Result<(), ProposeError> {
+        if self.shared.handing_over.load(Ordering::SeqCst) {
+            let message = "leadership is being handed over".to_owned();
+            return Err(ProposeError::NoLeader { message });
+        }
         self.shared.confirmations.confirm().await
     }
 

@@ -482,9 +482,19 @@ async fn a_leader_that_is_to_be_removed_leaves_its_vote_and_leadership_to_others
     }
 }
 
+/// Also while nodes give signs of life, each of which has leadership confirmed.
 #[tokio::test(start_paused = true)]
 async fn leadership_is_handed_over_faster_than_it_is_lost() {
     let world = World::of_three().await;
+    let mut signs = tokio::task::JoinSet::new();
+    for control in world.running.values().cloned() {
+        signs.spawn(async move {
+            loop {
+                let _ = control.confirm_leadership().await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+    }
     for _ in 0..3 {
         let old = world.leader().await;
         let began = Instant::now();

@@ -2,7 +2,8 @@
 //!
 //! The leader falls silent and asks the voter that is furthest to stand for
 //! election, again and again: the other voters agree as soon as they have not heard
-//! of the leader for half an election time-out.
+//! of the leader for half an election time-out. A leader that is silent for longer
+//! than an election takes has nobody to hand over to: then it goes on.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -41,9 +42,11 @@ impl Drop for Silence<'_> {
     }
 }
 
-/// Returns whether another node leads, after `within` at the latest.
+/// Returns whether another node leads, after `within` at the latest, or two election
+/// time-outs if that is less.
 pub(super) async fn hand_over(shared: &Shared, within: Duration) -> bool {
-    let deadline = Instant::now() + within;
+    let silent_max = shared.settings.election_max * 2;
+    let deadline = Instant::now() + within.min(silent_max);
     let me = shared.me;
     if shared.leader() != Some(me) {
         return shared.leader().is_some();
