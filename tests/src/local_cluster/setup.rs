@@ -29,6 +29,10 @@ const TIMES: &[(&str, f64)] = &[
 const PATIENCE: std::ops::RangeInclusive<f64> = 2.0..=10.0;
 /// Enough for a few nodes; each one that moves costs a fence and a commit.
 const SHARDS: &str = "60";
+/// Nodes that come get their shards wave by wave: most of a test was waiting for the
+/// next wave.
+const REBALANCE_INTERVAL: &str = "100ms";
+
 /// Says what a cluster is to be.
 pub struct LocalClusterBuilder {
     nodes: usize,
@@ -177,6 +181,10 @@ fn patient() -> Vec<(String, String)> {
         let millis = (millis * patience) as u64;
         ((*key).to_owned(), format!("{millis}ms"))
     };
-    let shards = ("sharding.number_of_shards".to_owned(), SHARDS.to_owned());
-    TIMES.iter().map(longer).chain([shards]).collect()
+    let others = [
+        ("sharding.number_of_shards", SHARDS),
+        ("sharding.rebalance.interval", REBALANCE_INTERVAL),
+    ];
+    let others = others.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    TIMES.iter().map(longer).chain(others).collect()
 }
