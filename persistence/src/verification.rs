@@ -10,6 +10,7 @@
 //! to journals that were imported, merged, restored from a copy that lacked the last
 //! commits, or edited by hand.
 
+mod columns;
 mod finding;
 mod postgres;
 mod sqlite;

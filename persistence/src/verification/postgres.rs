@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Connection, Executor, Row as _};
+use sqlx::{Connection, Executor, FromRow};
 
+use super::columns::{EventColumns, SnapshotColumns, StreamColumns};
 use super::{Feed, Finding, Row};
-use crate::payload::CodecId;
-use crate::sequence_nr::SequenceNr;
+use crate::storage::StorageError;
 use crate::storage::postgres::{connect_to_current, failed};
 use crate::storage::url::PostgresAddress;
-use crate::storage::{StorageError, from_micros};
-use crate::writer::WriterUuid;
 
 const DOING: &str = "verifying the journal";
 
@@ -82,9 +80,11 @@ async fn read_all(connection: &mut PgConnection, feed: &mut Feed<'_>) -> Result<
         feed.found(Finding::UniqueKeyMissing { key });
     }
     let passes: [(&str, Decode); 3] = [
-        (EVENTS, decode_event),
-        (SNAPSHOTS, decode_snapshot),
-        (STREAMS, decode_stream),
+        (EVENTS, |row| EventColumns::from_row(row).map(Row::from)),
+        (SNAPSHOTS, |row| {
+            SnapshotColumns::from_row(row).map(Row::from)
+        }),
+        (STREAMS, |row| StreamColumns::from_row(row).map(Row::from)),
     ];
     for (statement, decode) in passes {
         let mut rows = sqlx::query(statement).fetch(&mut *connection);
@@ -94,38 +94,4 @@ async fn read_all(connection: &mut PgConnection, feed: &mut Feed<'_>) -> Result<
     }
     connection.execute("COMMIT").await?;
     Ok(())
-}
-
-fn number(row: &PgRow, column: usize) -> Result<SequenceNr, sqlx::Error> {
-    row.try_get(column).map(SequenceNr::from_i64)
-}
-
-fn decode_event(row: &PgRow) -> Result<Row, sqlx::Error> {
-    Ok(Row::Event {
-        persistence_id: row.try_get(0)?,
-        sequence_nr: number(row, 1)?,
-        writer: WriterUuid(row.try_get(2)?),
-        codec: CodecId(row.try_get(3)?),
-        created_at: from_micros(row.try_get(4)?),
-        deleted_to: number(row, 5)?,
-    })
-}
-
-fn decode_snapshot(row: &PgRow) -> Result<Row, sqlx::Error> {
-    Ok(Row::Snapshot {
-        persistence_id: row.try_get(0)?,
-        sequence_nr: number(row, 1)?,
-        codec: CodecId(row.try_get(2)?),
-        highest: number(row, 3)?,
-        tombstone: number(row, 4)?,
-    })
-}
-
-fn decode_stream(row: &PgRow) -> Result<Row, sqlx::Error> {
-    Ok(Row::Stream {
-        persistence_id: row.try_get(0)?,
-        highest: number(row, 1)?,
-        deleted_to: number(row, 2)?,
-        last_event: number(row, 3)?,
-    })
 }
