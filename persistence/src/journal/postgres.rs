@@ -9,6 +9,7 @@ mod columns;
 mod fencing;
 mod outcome;
 mod statement;
+pub(crate) mod tails;
 
 use std::sync::Arc;
 

@@ -5,6 +5,7 @@
 //! journal, snapshot store and registry share.
 
 pub(crate) mod connections;
+pub(crate) mod lane;
 
 use std::sync::Arc;
 

@@ -237,6 +237,61 @@ async fn an_append_with_a_stale_number_is_refused_after_deletions() {
     }
 }
 
+/// I-3: an incarnation that goes on where it stored last is not asked for its
+/// predecessor, and is told all the same that the stream has gone on without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_after_its_own_is_refused_when_the_stream_went_on() {
+    let database = TestDatabase::new().await;
+    let node = Node::start(&database.url()).await;
+    let mut rival = database.connect_options().connect().await.unwrap();
+    let insert = |id: &str| {
+        format!(
+            "INSERT INTO perennial.events (persistence_id, sequence_nr, tx, writer_uuid, shard, codec, manifest, \
+                                           payload) VALUES ('counter|{id}', 3, 1, gen_random_uuid(), 1, 1, '', '1')"
+        )
+    };
+    let writer = WriterUuid(Uuid::new_v4());
+    let append = |id: &str, first| {
+        let mut append = node.to_append(id, first, &["x"]);
+        append.writer = writer;
+        append
+    };
+    let streams = "INSERT INTO perennial.streams (persistence_id, highest, deleted_to) VALUES";
+    for (id, deleted_to) in [("there", 0), ("partly", 2), ("gone", 3)] {
+        for first in [1, 2] {
+            assert_stored(&node.append(append(id, first)).await);
+        }
+        let gapped = node.append(append(id, 4)).await;
+        let conflict = matches!(gapped.failure, Some(AppendError::Conflict { .. }));
+        assert!(conflict, "{id}: {gapped:?}");
+        rival.execute(insert(id).as_str()).await.unwrap();
+        if deleted_to > 0 {
+            let deleted = format!(
+                "DELETE FROM perennial.events WHERE persistence_id = 'counter|{id}' AND sequence_nr <= {deleted_to}; \
+                 {streams} ('counter|{id}', 3, {deleted_to})"
+            );
+            rival.execute(deleted.as_str()).await.unwrap();
+        }
+        let appended = node.append(append(id, 3)).await;
+        let Some(AppendError::Conflict { highest: found, .. }) = &appended.failure else {
+            panic!("{id}: {appended:?}");
+        };
+        assert_eq!(found.get(), 3, "{id}");
+    }
+    // Deleted by itself up to where it is, it goes on.
+    let right = WriteRight {
+        session: node.session,
+        shard: ShardNr(1),
+        epoch: Epoch(1),
+    };
+    for first in [1, 2, 3] {
+        assert_stored(&node.append(append("own", first)).await);
+        let (journal, id) = (&node.storage.journal, id("own"));
+        let deleted = journal.delete_events(right, &id, SequenceNr::MAX);
+        deleted.await.unwrap();
+    }
+}
+
 /// Lanes have rows of their own, so that appends at the same time do not lock the same
 /// one: each such moment would cost a multixact.
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 //! floor (`bare_insert.rs`).
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,20 @@ pub(super) const MANIFEST: &str = "added";
 pub(super) struct Row {
     pub(super) persistence_id: PersistenceId,
     pub(super) sequence_nr: SequenceNr,
+    /// Always the same for a stream, and no other's.
+    writer: WriterUuid,
+}
+
+impl Row {
+    pub(super) fn new(persistence_id: PersistenceId, sequence_nr: SequenceNr) -> Self {
+        let mut hasher = DefaultHasher::new();
+        persistence_id.hash(&mut hasher);
+        Self {
+            persistence_id,
+            sequence_nr,
+            writer: WriterUuid(Uuid::from_u64_pair(1, hasher.finish())),
+        }
+    }
 }
 
 /// Stores events in one statement or transaction.
@@ -96,10 +111,9 @@ impl<W: BatchWriter> Appending<W> {
         let mut lanes: Vec<Lane<W>> = writers.into_iter().map(lane).collect();
         let count = lanes.len();
         for (place, name) in names.into_iter().enumerate() {
-            lanes[place % count].streams.push_back(Row {
-                persistence_id: PersistenceId::new("counter", &format!("append-{name}"))?,
-                sequence_nr: SequenceNr::ZERO.next(),
-            });
+            let id = PersistenceId::new("counter", &format!("append-{name}"))?;
+            let first = Row::new(id, SequenceNr::ZERO.next());
+            lanes[place % count].streams.push_back(first);
         }
         Ok(Self {
             lanes,
@@ -237,7 +251,7 @@ pub(super) fn append(row: &Row, events: usize) -> Append {
         persistence_id: row.persistence_id.clone(),
         shard: ShardNr(0),
         epoch: Epoch(1),
-        writer: WriterUuid(Uuid::nil()),
+        writer: row.writer,
         first_sequence_nr: row.sequence_nr,
         writes: vec![write; events],
     }

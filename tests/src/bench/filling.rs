@@ -52,11 +52,7 @@ pub(super) async fn fill_counters(
             for numbers in numbers.chunks((BATCH_EVENTS / next).max(1)) {
                 let mut appends = Vec::with_capacity(numbers.len());
                 for &number in numbers {
-                    let row = Row {
-                        persistence_id: counter(prefix, number)?,
-                        sequence_nr: first,
-                    };
-                    appends.push(append(&row, next));
+                    appends.push(append(&Row::new(counter(prefix, number)?, first), next));
                 }
                 store_all(journal, session, lane, &appends).await?;
             }

@@ -213,15 +213,18 @@ async fn attempt(target: &Target<'_>, pieces: &[Piece<'_>], sent: bool) -> Attem
         Err(error) => return Attempt::InTheWay(format!("no connection could be made: {error}")),
     };
     let work = async {
-        let columns = Columns::of(pieces);
+        let columns = Columns::of(pieces, guard.tails());
         let events: usize = pieces.iter().map(Piece::event_count).sum();
         let is_all = |rows: u64| usize::try_from(rows) == Ok(events);
         // An earlier attempt that may have done something makes this one useless.
         if !sent {
-            let arguments = columns.for_all(target.session, lane_nr)?;
+            let arguments = columns.for_all(target.session, lane_nr, guard.backend())?;
             let query = sqlx::query_with(APPEND_ALL, arguments);
             match query.execute(guard.connection()).await {
-                Ok(done) if is_all(done.rows_affected()) => return Ok(all(pieces)),
+                Ok(done) if is_all(done.rows_affected()) => {
+                    guard.tails().remember(pieces);
+                    return Ok(all(pieces));
+                }
                 Ok(_) => {}
                 Err(error) if Failure::of(&error) == Failure::UniqueViolation => {}
                 Err(error) => return Err(error),

@@ -7,7 +7,9 @@ use sqlx::postgres::PgArguments;
 use uuid::Uuid;
 
 use super::statement::Piece;
+use super::tails::Tails;
 use crate::storage::postgres::connections::arguments;
+use crate::storage::postgres::lane::Backend;
 use crate::storage::{epoch_i64, metadata_json};
 use crate::writer::SessionUuid;
 
@@ -18,6 +20,9 @@ pub(super) struct Columns<'a> {
     events: Events<'a>,
     /// What only [`APPEND_EACH`](super::statement::APPEND_EACH) needs.
     appends: Appends,
+    /// On the first event of an append: whether it follows one that the connection
+    /// has stored. Only [`APPEND_ALL`](super::statement::APPEND_ALL) asks.
+    follows: Vec<Option<bool>>,
 }
 
 #[derive(Default)]
@@ -84,16 +89,16 @@ impl<T> Sparse<T> {
 }
 
 impl<'a> Columns<'a> {
-    /// Of the pieces, one after the other.
-    pub(super) fn of(pieces: &[Piece<'a>]) -> Self {
+    /// Of the pieces, one after the other, for a connection that has stored these.
+    pub(super) fn of(pieces: &[Piece<'a>], stored: &Tails) -> Self {
         let mut columns = Self::default();
         for (append_nr, piece) in (0..).zip(pieces) {
-            columns.push(append_nr, piece);
+            columns.push(append_nr, piece, stored.precede(piece));
         }
         columns
     }
 
-    fn push(&mut self, append_nr: i32, piece: &Piece<'a>) {
+    fn push(&mut self, append_nr: i32, piece: &Piece<'a>, follows: bool) {
         let append = piece.append;
         let persistence_id = append.persistence_id.as_str();
         let first_nr = piece.first.as_i64();
@@ -104,6 +109,7 @@ impl<'a> Columns<'a> {
             commands,
             events,
             appends,
+            follows: all_follow,
         } = self;
         let mut sequence_nr = first_nr;
         for (write_nr, write) in (0..).zip(piece.writes) {
@@ -122,9 +128,9 @@ impl<'a> Columns<'a> {
                 events.persistence_id.push(persistence_id);
                 events.sequence_nr.push(sequence_nr);
                 events.shard.push(shard);
-                events
-                    .epoch
-                    .push((sequence_nr == first_nr).then_some(epoch));
+                let is_first = sequence_nr == first_nr;
+                events.epoch.push(is_first.then_some(epoch));
+                all_follow.push(is_first.then_some(follows));
                 events.writer_uuid.push(append.writer.0);
                 events.write_len.push((index == 0).then_some(len));
                 events.codec.push(event.payload.codec.0);
@@ -148,12 +154,25 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// The arguments of [`APPEND_ALL`](super::statement::APPEND_ALL).
+    /// The arguments of [`APPEND_ALL`](super::statement::APPEND_ALL). The backend is
+    /// the one of the connection that these columns are for.
     pub(super) fn for_all(
         &self,
         session: SessionUuid,
         lane: i32,
+        backend: Backend,
     ) -> Result<PgArguments, sqlx::Error> {
+        let mut arguments = self.for_both(session, lane)?;
+        let mut add = || {
+            sqlx::Arguments::add(&mut arguments, &self.follows)?;
+            sqlx::Arguments::add(&mut arguments, backend.pid)?;
+            sqlx::Arguments::add(&mut arguments, backend.server_started)
+        };
+        add().map_err(sqlx::Error::Encode)?;
+        Ok(arguments)
+    }
+
+    fn for_both(&self, session: SessionUuid, lane: i32) -> Result<PgArguments, sqlx::Error> {
         let (commands, events) = (&self.commands, &self.events);
         arguments![
             session.0,
@@ -178,15 +197,14 @@ impl<'a> Columns<'a> {
         ]
     }
 
-    /// The arguments of [`APPEND_EACH`](super::statement::APPEND_EACH): the same,
-    /// and some more.
+    /// The arguments of [`APPEND_EACH`](super::statement::APPEND_EACH).
     pub(super) fn for_each(
         &self,
         session: SessionUuid,
         lane: i32,
     ) -> Result<PgArguments, sqlx::Error> {
         let (commands, appends) = (&self.commands, &self.appends);
-        let mut arguments = self.for_all(session, lane)?;
+        let mut arguments = self.for_both(session, lane)?;
         let mut add = |column: &Vec<i32>| {
             sqlx::Arguments::add(&mut arguments, column).map_err(sqlx::Error::Encode)
         };

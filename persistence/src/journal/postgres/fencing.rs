@@ -47,7 +47,8 @@
 //! Two writers that nobody fenced (a bug, two clusters on one database) are still
 //! kept apart by the primary key; and by the check that an append begins right after
 //! an event that is there or, where events were deleted, after the highest number the
-//! stream ever had.
+//! stream ever had. An event that the same connection has just stored for the same
+//! incarnation is not looked for; why that decides the same: `tails.rs`.
 //!
 //! **Termination.** A fence waits only for writes that have the lock. After 500 ms it
 //! ends those backends that block it and are named after the fenced session, and

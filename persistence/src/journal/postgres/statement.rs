@@ -66,6 +66,9 @@ impl<'a> Piece<'a> {
 ///   the next of its stream: the event before it is there, or it begins where a
 ///   stream without that event ends. Should the number itself be taken, the primary
 ///   key refuses the statement.
+/// * Those that `follow` come after an event that the backend `$21`, `$22` has stored.
+///   If that is this one, the event is not looked for, only whether the stream has
+///   ended beyond it since. Why that is enough: `tails.rs`.
 /// * No command may be stored already. (With `EXISTS` the planner may read the whole
 ///   index into a hash table; a `LIMIT` keeps it from that.)
 ///
@@ -75,17 +78,23 @@ pub(super) const APPEND_ALL: &str = "\
         SELECT fenced_shards FROM perennial.writer_sessions \
         WHERE session = $1 AND lane = $2 AND fenced_at IS NULL FOR SHARE \
     ), checked AS ( \
-        SELECT bool_and( \
-            coalesce((lane.fenced_shards ->> first.shard::text)::bigint, -1) < first.epoch \
-            AND ((SELECT true FROM perennial.events s \
-                  WHERE s.persistence_id = first.persistence_id AND s.sequence_nr = first.sequence_nr - 1 LIMIT 1) \
-                 IS TRUE \
-                 OR first.sequence_nr - 1 = coalesce((SELECT t.highest FROM perennial.streams t \
-                                                      WHERE t.persistence_id = first.persistence_id), 0)) \
-        ) AS is_good \
-        FROM lane CROSS JOIN unnest($5::text[], $6::bigint[], $7::int[], $8::bigint[]) \
-            AS first (persistence_id, sequence_nr, shard, epoch) \
-        WHERE first.epoch IS NOT NULL \
+        SELECT (lane.fenced_shards = '{}' \
+                OR (SELECT bool_and(coalesce((lane.fenced_shards ->> first.shard::text)::bigint, -1) < first.epoch) \
+                    FROM unnest($7::int[], $8::bigint[]) AS first (shard, epoch) WHERE first.epoch IS NOT NULL)) \
+           AND (SELECT bool_and(CASE \
+                    WHEN first.follows \
+                         AND (SELECT pg_backend_pid() = $21 \
+                                     AND (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint = $22) \
+                    THEN coalesce((SELECT t.highest FROM perennial.streams t \
+                                   WHERE t.persistence_id = first.persistence_id), 0) < first.sequence_nr \
+                    ELSE (SELECT true FROM perennial.events s WHERE s.persistence_id = first.persistence_id \
+                            AND s.sequence_nr = first.sequence_nr - 1 LIMIT 1) IS TRUE \
+                         OR first.sequence_nr - 1 = coalesce((SELECT t.highest FROM perennial.streams t \
+                                                              WHERE t.persistence_id = first.persistence_id), 0) \
+                    END) \
+                FROM unnest($5::text[], $6::bigint[], $20::bool[]) AS first (persistence_id, sequence_nr, follows) \
+                WHERE first.follows IS NOT NULL) AS is_good \
+        FROM lane \
     ) \
     INSERT INTO perennial.events (persistence_id, sequence_nr, tx, writer_uuid, shard, write_len, codec, \
                                   manifest, payload, tags, metadata, command_id, reply_codec, reply_manifest, reply) \
@@ -157,11 +166,21 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::journal::NewEvent;
     use crate::journal::postgres::columns::Columns;
+    use crate::journal::postgres::tails::Tails;
+    use crate::payload::Payload;
+    use crate::persistence_id::PersistenceId;
     use crate::storage::migrate;
-    use crate::storage::postgres::connections::PLANNER;
+    use crate::storage::postgres::connections::{PLANNER, require_primary};
+    use crate::storage::postgres::lane::Backend;
     use crate::testing::postgres_server::TestDatabase;
-    use crate::writer::SessionUuid;
+    use crate::writer::{Epoch, SessionUuid, ShardNr, WriterUuid};
+
+    const SOME_BACKEND: Backend = Backend {
+        pid: 0,
+        server_started: 0,
+    };
 
     /// I-2 hangs on the lane's row being locked and read: a subquery that nothing
     /// depends on would be dropped from the plan.
@@ -178,8 +197,9 @@ mod tests {
         for fill in ["", one_event] {
             connection.execute(fill).await.unwrap();
             let nobody = SessionUuid(Uuid::nil());
-            let columns = Columns::of(&[]);
-            let (all, each) = (columns.for_all(nobody, 1), columns.for_each(nobody, 1));
+            let columns = Columns::of(&[], &Tails::default());
+            let all = columns.for_all(nobody, 1, SOME_BACKEND);
+            let each = columns.for_each(nobody, 1);
             let statements = [
                 (APPEND_ALL, all, "Scan using events_pkey"),
                 (APPEND_EACH, each, "Scan Backward using events_pkey"),
@@ -203,6 +223,67 @@ mod tests {
                 }
                 assert!(!plan.contains("Seq Scan"), "{plan}");
             }
+        }
+    }
+
+    /// I-3: what a connection remembers counts for the backend that stored it, not for
+    /// another one that a proxy has put in its place.
+    #[tokio::test]
+    async fn another_backend_looks_for_the_predecessor() {
+        let database = TestDatabase::new().await;
+        migrate(&database.url()).await.unwrap();
+        let mut connection = database.connect_options().connect().await.unwrap();
+        let session = SessionUuid(Uuid::new_v4());
+        let node = "INSERT INTO perennial.nodes DEFAULT VALUES";
+        connection.execute(node).await.unwrap();
+        let lane = format!(
+            "INSERT INTO perennial.writer_sessions (session, lane, node_nr, incarnation) VALUES ('{session}', 1, 1, 1)"
+        );
+        connection.execute(lane.as_str()).await.unwrap();
+        let write = AtomicWrite {
+            events: vec![NewEvent {
+                payload: Payload::json("1"),
+                tags: Vec::new(),
+            }],
+            command: None,
+            metadata: None,
+        };
+        let append = |first| Append {
+            persistence_id: PersistenceId::new("t", "x").unwrap(),
+            shard: ShardNr(1),
+            epoch: Epoch(1),
+            writer: WriterUuid(Uuid::from_u128(1)),
+            first_sequence_nr: SequenceNr::new(first),
+            writes: vec![write.clone()],
+        };
+        let here = require_primary(&mut connection).await.unwrap();
+        // As if the first three had been stored and then lost with another server.
+        let mut tails = Tails::default();
+        let third = append(3);
+        tails.remember(&[Piece {
+            append: &third,
+            writes: &third.writes,
+            first: third.first_sequence_nr,
+        }]);
+        let next = append(4);
+        let next = Piece {
+            append: &next,
+            writes: &next.writes,
+            first: next.first_sequence_nr,
+        };
+        let columns = Columns::of(&[next], &tails);
+        let other_process = Backend { pid: 0, ..here };
+        let other_server = Backend {
+            server_started: 0,
+            ..here
+        };
+        for (backend, stored) in [(other_process, 0), (other_server, 0), (here, 1)] {
+            let arguments = columns.for_all(session, 1, backend).unwrap();
+            let done = sqlx::query_with(APPEND_ALL, arguments)
+                .execute(&mut connection)
+                .await
+                .unwrap();
+            assert_eq!(done.rows_affected(), stored, "{backend:?}");
         }
     }
 }

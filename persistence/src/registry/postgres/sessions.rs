@@ -11,7 +11,8 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::storage::epoch_i64;
-use crate::storage::postgres::connections::{Connections, arguments, connection_name, timed_out};
+use crate::storage::postgres::connections::{Connections, arguments, timed_out};
+use crate::storage::postgres::lane::connection_name;
 use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 /// How long a fence waits before it ends the connections that block it.

@@ -1,31 +1,22 @@
 //! The connections to Postgres: lanes that write, a pool that reads, and a small
 //! pool for the registry, so that no kind of work starves another.
 //!
-//! A lane is one connection that carries one statement at a time. It is named
-//! after the session that writes through it, so that a fence that is blocked by a
-//! stalled connection can find and end it. What a failed statement means is
-//! decided here once ([`Failure`]); what is then done about it, by the users.
+//! What a failed statement means is decided here once ([`Failure`]); what is then
+//! done about it, by the users. Next: `lane.rs`, one connection that writes.
 
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::{FutureExt, TryFutureExt};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{
-    PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow, Postgres,
-};
-use sqlx::{ConnectOptions, Connection};
-use tokio::sync::{Mutex, MutexGuard};
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgPoolOptions, PgRow, Postgres};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::lane::{Backend, Lane};
 use crate::journal::JournalError;
 use crate::storage::StorageOptions;
 use crate::storage::unavailable;
 use crate::storage::url::PostgresAddress;
 use crate::writer::SessionUuid;
-
-/// A lane that was not used for so long is asked whether it still lives before
-/// anything is entrusted to it: a dead one would make the outcome unknown.
-const IDLE_BEFORE_PING: Duration = Duration::from_secs(1);
 
 /// Connections for the registry.
 const CONTROL_CONNECTIONS: u32 = 2;
@@ -87,15 +78,12 @@ impl Connections {
                 // A round trip per query. Reads are repeated instead.
                 .test_before_acquire(false)
                 // A standby lags behind: what it says is not the truth.
-                .after_connect(|connection, _| require_primary(connection).boxed())
+                .after_connect(|connection, _| require_primary(connection).map_ok(drop).boxed())
         };
         // Nobody waits longer for an append, so none works longer on it either.
         let lane_timeout = options.statement_timeout.min(options.append_timeout);
-        let lane = |_| Lane {
-            connection: Mutex::new(None),
-            options: with_timeout(lane_timeout).options(ONE_PLAN),
-            connect_timeout: options.connect_timeout,
-        };
+        let lane_options = with_timeout(lane_timeout).options(ONE_PLAN);
+        let lane = |_| Lane::new(lane_options.clone(), options.connect_timeout);
         let readers = u32::try_from(options.recovery_connections).unwrap_or(u32::MAX);
         let connect = with_timeout(options.statement_timeout);
         let reader = connect.clone().application_name("perennial reader");
@@ -308,101 +296,23 @@ pub(crate) fn timed_out() -> sqlx::Error {
 }
 
 /// Fails on a server that only reads: a standby, or a primary that was demoted.
-async fn require_primary(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let read_only: String = sqlx::query_scalar("SHOW transaction_read_only")
-        .fetch_one(connection)
-        .await?;
-    if read_only == "off" {
-        return Ok(());
+pub(crate) async fn require_primary(connection: &mut PgConnection) -> Result<Backend, sqlx::Error> {
+    let (read_only, pid, server_started): (bool, i32, i64) = sqlx::query_as(
+        "SELECT current_setting('transaction_read_only')::boolean, pg_backend_pid(), \
+                (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint",
+    )
+    .fetch_one(connection)
+    .await?;
+    if !read_only {
+        return Ok(Backend {
+            pid,
+            server_started,
+        });
     }
     let message = "the server is read-only, so it is a standby or is being switched over: let the URL lead to \
                    the primary";
     let kind = std::io::ErrorKind::ConnectionRefused;
     Err(sqlx::Error::Io(std::io::Error::new(kind, message)))
-}
-
-/// One connection that writes, opened when first needed.
-pub(crate) struct Lane {
-    connection: Mutex<Option<LaneConnection>>,
-    options: PgConnectOptions,
-    connect_timeout: Duration,
-}
-
-struct LaneConnection {
-    connection: PgConnection,
-    /// After which the connection is named.
-    session: SessionUuid,
-    used: Instant,
-}
-
-/// A lane in use. Unless it is given back, its connection is closed: whoever
-/// leaves in the middle of a statement leaves nothing behind.
-pub(crate) struct LaneGuard<'a> {
-    slot: MutexGuard<'a, Option<LaneConnection>>,
-    current: LaneConnection,
-}
-
-impl LaneGuard<'_> {
-    pub(crate) fn connection(&mut self) -> &mut PgConnection {
-        &mut self.current.connection
-    }
-
-    /// Keeps the connection for the next user.
-    pub(crate) fn give_back(mut self) {
-        self.current.used = Instant::now();
-        *self.slot = Some(self.current);
-    }
-}
-
-/// The name of a session's connections in `pg_stat_activity`.
-pub(crate) fn connection_name(session: SessionUuid) -> String {
-    format!("perennial {session}")
-}
-
-impl Lane {
-    /// Waits for its turn and for a living connection named after the session, no
-    /// longer than until the deadline. When this fails, nothing was sent.
-    pub(crate) async fn acquire(
-        &self,
-        session: SessionUuid,
-        deadline: Instant,
-    ) -> Result<LaneGuard<'_>, sqlx::Error> {
-        let turn = timeout_at(deadline, self.connection.lock()).await;
-        let mut slot = turn.map_err(|_| timed_out())?;
-        if let Some(mut kept) = slot.take()
-            && kept.session == session
-        {
-            // Half of the time is left for another connection, if this one is dead.
-            let patience = deadline.saturating_duration_since(Instant::now()) / 2;
-            let patience = patience.min(self.connect_timeout);
-            let lives = kept.used.elapsed() < IDLE_BEFORE_PING
-                || matches!(timeout(patience, kept.connection.ping()).await, Ok(Ok(())));
-            if lives {
-                return Ok(LaneGuard {
-                    slot,
-                    current: kept,
-                });
-            }
-        }
-        let options = self
-            .options
-            .clone()
-            .application_name(&connection_name(session));
-        let connect = async {
-            let mut connection = options.connect().await?;
-            require_primary(&mut connection).await?;
-            Ok::<_, sqlx::Error>(connection)
-        };
-        let give_up = deadline.min(Instant::now() + self.connect_timeout);
-        let connection = timeout_at(give_up, connect).await;
-        let connection = connection.map_err(|_| timed_out())??;
-        let current = LaneConnection {
-            connection,
-            session,
-            used: Instant::now(),
-        };
-        Ok(LaneGuard { slot, current })
-    }
 }
 
 /// What a failed statement means.
