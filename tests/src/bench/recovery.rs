@@ -106,15 +106,34 @@ pub async fn run(options: &RecoveryOptions) -> Result<Value> {
         report["long"] = recover_long(&place, events).await?;
         return Ok(report);
     }
+    let mut node = stopped_node(&place, options)?;
     for kind in &KINDS {
-        report[kind.name] = recover_kind(&place, kind, options).await?;
+        report[kind.name] = recover_kind(&place, &mut node, kind, options).await?;
     }
     report["outstanding"] = options.outstanding.into();
     report["entities"] = options.entities.into();
     Ok(report)
 }
 
-async fn recover_kind(place: &Place, kind: &Kind, options: &RecoveryOptions) -> Result<Value> {
+/// A node that is not running. It is always the same one: another would join it.
+fn stopped_node(place: &Place, options: &RecoveryOptions) -> Result<NodeProcess> {
+    let limit = (options.entities * 2).to_string();
+    let mut node = NodeOptions::default()
+        .journal(place.url())
+        .setting("sharding.passivation.active_entity_limit", &limit);
+    for setting in &options.settings {
+        let (key, value) = setting.split_once('=').context("--set takes KEY=VALUE")?;
+        node = node.setting(key, value);
+    }
+    NodeProcess::stopped(node)
+}
+
+async fn recover_kind(
+    place: &Place,
+    node: &mut NodeProcess,
+    kind: &Kind,
+    options: &RecoveryOptions,
+) -> Result<Value> {
     let (url, entities) = (place.url(), options.entities);
     let events = kind.in_snapshot + kind.events;
     filling::fill_counters(&url, kind.name, entities, events).await?;
@@ -126,7 +145,8 @@ async fn recover_kind(place: &Place, kind: &Kind, options: &RecoveryOptions) -> 
     let mut recoveries = Vec::new();
     let mut reads = Vec::new();
     for _ in 0..TURNS {
-        recoveries.push(touch_all(place, kind, options).await?);
+        recoveries.push(touch_all(place, node, kind, options).await?);
+        node.kill9();
         reads.push(floor.read_all().await?);
     }
     let no_turns = "there were no turns";
@@ -148,17 +168,14 @@ async fn recover_kind(place: &Place, kind: &Kind, options: &RecoveryOptions) -> 
     }))
 }
 
-/// Asks every entity of a new node for its value.
-async fn touch_all(place: &Place, kind: &Kind, options: &RecoveryOptions) -> Result<Speed> {
-    let limit = (options.entities * 2).to_string();
-    let mut node = NodeOptions::default()
-        .journal(place.url())
-        .setting("sharding.passivation.active_entity_limit", &limit);
-    for setting in &options.settings {
-        let (key, value) = setting.split_once('=').context("--set takes KEY=VALUE")?;
-        node = node.setting(key, value);
-    }
-    let node = NodeProcess::start(node).await?;
+/// Starts the node and asks every entity for its value.
+async fn touch_all(
+    place: &Place,
+    node: &mut NodeProcess,
+    kind: &Kind,
+    options: &RecoveryOptions,
+) -> Result<Speed> {
+    node.restart().await?;
     let client = Client::connect(&node.address()).await?;
     let requests: Vec<SendRequest> = (0..options.entities)
         .map(|number| get(&format!("{}-{number}", kind.name)))

@@ -33,11 +33,13 @@ pub struct ServiceOptions {
 pub async fn run(shape: Shape, options: &ServiceOptions) -> Result<Value> {
     let load = &options.load;
     let place = Place::make(load.journal).await?;
-    let service = serve(shape, load, &place).await?;
+    let node = NodeOptions::default().journal(place.url());
+    let mut node = NodeProcess::stopped(node)?;
+    let service = serve(shape, load, &place, &mut node).await?;
     let preloaded = match options.preload {
         Some(others) => {
             filling::fill_counters(&place.url(), "other", others, 1).await?;
-            let again = serve(shape, load, &place).await?;
+            let again = serve(shape, load, &place, &mut node).await?;
             Some(json!({
                 "others": others,
                 "service": again.to_json(),
@@ -78,11 +80,19 @@ pub async fn run(shape: Shape, options: &ServiceOptions) -> Result<Value> {
     }))
 }
 
-async fn serve(shape: Shape, options: &Options, place: &Place) -> Result<Run> {
-    let node = NodeProcess::start(NodeOptions::default().journal(place.url())).await?;
+/// Starts the node for it, always the same one: another would join it.
+async fn serve(
+    shape: Shape,
+    options: &Options,
+    place: &Place,
+    node: &mut NodeProcess,
+) -> Result<Run> {
+    node.restart().await?;
     let client = Client::connect(&node.address()).await?;
     let run = Run::of(shape, options, &client, node.pid(), place.postgres()).await;
-    run.with_context(|| node.output())
+    let run = run.with_context(|| node.output())?;
+    node.kill9();
+    Ok(run)
 }
 
 /// What came of a load.
