@@ -25,6 +25,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::config::Settings;
+use crate::metrics::table;
 use crate::node::NodeBuilder;
 use failure::Failure;
 
@@ -76,6 +77,8 @@ enum Command {
     Health(health::HealthArgs),
     /// Print a settings file with all keys and their defaults.
     Config,
+    /// Print what the metrics mean, and what to do about them, as Markdown.
+    Metrics,
 }
 
 /// All commands and flags, as [`main`] understands them: for completions and manual
@@ -123,6 +126,7 @@ async fn run(builder: NodeBuilder, arguments: Arguments) -> Result<ExitCode, Fai
         Command::Journal(command) => journal::run(&builder, command, output).await?,
         Command::Health(args) => health::run(args, output).await?,
         Command::Config => write!(std::io::stdout().lock(), "{}", Settings::reference())?,
+        Command::Metrics => write!(std::io::stdout().lock(), "{}", table::markdown())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,6 @@ use axum::routing::get;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::metrics::LIVE_ENTITIES;
 use crate::node::engine_place::EnginePlace;
 
 /// Whether the node takes commands; false while it starts and once it stops.
@@ -66,7 +65,7 @@ async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
 }
 
 async fn metrics_text(State(shown): State<Shown>) -> impl IntoResponse {
-    gauge!(LIVE_ENTITIES).set(shown.engine.live_entities() as f64);
+    gauge!("perennial_live_entities").set(shown.engine.live_entities() as f64);
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (content_type, shown.metrics.render())
 }

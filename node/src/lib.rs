@@ -21,7 +21,7 @@ pub mod entity_ref;
 pub mod grpc;
 pub(crate) mod http;
 pub(crate) mod intake;
-pub(crate) mod metrics;
+pub mod metrics;
 pub mod node;
 pub mod peer;
 pub mod proto;

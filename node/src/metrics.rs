@@ -1,8 +1,10 @@
 //! What a node measures about itself, for Prometheus.
 //!
-//! All metrics of the process are described here, with their units. Those of
-//! commands are recorded by [`CommandMetrics`]; those of the engine by the
-//! engine, through the `metrics` facade. `http.rs` shows them.
+//! `metrics/table.rs` describes all metrics of the process. Those of commands are
+//! recorded here, by [`CommandMetrics`]; the others where they arise, through the
+//! `metrics` facade. `http.rs` shows them.
+
+pub mod table;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,14 +18,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use perennial_persistence::command::Answer;
 use perennial_persistence::command_error::CommandError;
 
-use crate::connections::{CONNECTIONS, REFUSED};
-use crate::grpc::paced::SLOW_READERS;
+use self::table::{METRICS, MetricKind};
 use crate::grpc::status::{REASONS, reason_of};
-use crate::tls::reload::{EXPIRY, RELOADS};
-
-const COMMANDS: &str = "perennial_commands_total";
-pub(crate) const LIVE_ENTITIES: &str = "perennial_live_entities";
-const COMMAND_DURATION: &str = "perennial_command_duration_seconds";
 
 /// Upper bounds of the classes of every time, in seconds: from a command
 /// answered out of memory to one that waited for a failover.
@@ -58,224 +54,17 @@ pub(crate) fn install() -> Result<PrometheusHandle, BuildError> {
 }
 
 fn describe() {
-    describe_counter!(
-        COMMANDS,
-        Unit::Count,
-        "Commands by entity type and outcome."
-    );
-    describe_histogram!(
-        COMMAND_DURATION,
-        Unit::Seconds,
-        "From taking a command on to its answer."
-    );
-    describe_gauge!(
-        "perennial_live_entities",
-        Unit::Count,
-        "Entities in memory."
-    );
-    describe_gauge!(
-        "perennial_cluster_leader_known",
-        Unit::Count,
-        "1 while this node knows a leader."
-    );
-    describe_counter!(
-        "perennial_cluster_leader_changes_total",
-        Unit::Count,
-        "Times that another node became the leader."
-    );
-    describe_gauge!(
-        "perennial_shards",
-        Unit::Count,
-        "Shards of the cluster by state, as this node knows them."
-    );
-    describe_gauge!(
-        "perennial_shards_owned",
-        Unit::Count,
-        "Shards this node owns."
-    );
-    describe_gauge!(
-        "perennial_handoff_oldest_seconds",
-        Unit::Seconds,
-        "Age of the oldest handoff under way."
-    );
-    describe_raft();
-    describe_counter!(
-        "perennial_fenced_writes_total",
-        Unit::Count,
-        "Writes the journal refused because their session is fenced."
-    );
-    describe_gauge!(
-        "perennial_recoveries_running",
-        Unit::Count,
-        "Entities that recover now."
-    );
-    describe_gauge!(
-        "perennial_recoveries_waiting",
-        Unit::Count,
-        "Entities that wait for a permit to recover."
-    );
-    describe_histogram!(
-        "perennial_recovery_duration_seconds",
-        Unit::Seconds,
-        "From the permit to the first command."
-    );
-    describe_counter!(
-        "perennial_passivations_total",
-        Unit::Count,
-        "Entities that left memory, by reason."
-    );
-    describe_counter!(
-        "perennial_recovery_failures_total",
-        Unit::Count,
-        "Recoveries that failed, by entity type."
-    );
-    describe_counter!(
-        "perennial_replay_filter_issues_total",
-        Unit::Count,
-        "Events of another writer found while recovering, by entity type."
-    );
-    describe_counter!(
-        "perennial_backoffs_forgotten_total",
-        Unit::Count,
-        "Failures forgotten early because too many entities failed."
-    );
-    describe_gauge!(
-        "perennial_journal_circuit_state",
-        Unit::Count,
-        "0: the journal is asked; 1: it is tried; 2: it failed and is left alone."
-    );
-    describe_counter!(
-        "perennial_stash_overflows_total",
-        Unit::Count,
-        "Commands refused because too many waited, by the limit that was met."
-    );
-    describe_gauge!(
-        "perennial_stashed_commands",
-        Unit::Count,
-        "Commands that wait for entities or are put aside, of which a node has stash_total at most."
-    );
-    describe_counter!(
-        "perennial_snapshots_skipped_total",
-        Unit::Count,
-        "Snapshots not taken because too many were being written."
-    );
-    describe_histogram!(
-        "perennial_append_batch_size",
-        Unit::Count,
-        "Events stored by one transaction."
-    );
-    describe_histogram!(
-        "perennial_append_duration_seconds",
-        Unit::Seconds,
-        "Time of one transaction that stores events."
-    );
-    describe_region();
-    describe_connections();
-    describe_histogram!(
-        "perennial_stash_depth",
-        Unit::Count,
-        "Commands found waiting when their entity was run."
-    );
-}
-
-/// Of the ports and their certificates.
-fn describe_connections() {
-    describe_gauge!(
-        CONNECTIONS,
-        Unit::Count,
-        "Connections by port, those included that have not shaken hands yet."
-    );
-    describe_counter!(
-        REFUSED,
-        Unit::Count,
-        "Connections that were not taken, or ended for what they did, by port and reason."
-    );
-    describe_counter!(
-        SLOW_READERS,
-        Unit::Count,
-        "Streams that were ended because their client did not read."
-    );
-    describe_gauge!(
-        EXPIRY,
-        Unit::Seconds,
-        "When the certificate that is used ends, in seconds since 1970."
-    );
-    describe_counter!(
-        RELOADS,
-        Unit::Count,
-        "Certificates that have changed on disk, by whether they could be used."
-    );
-}
-
-/// Of the raft group, as this node takes part in it.
-fn describe_raft() {
-    for (name, what) in [
-        ("perennial_raft_term", "Present term of the raft group."),
-        ("perennial_raft_is_leader", "1 while this node leads."),
-        (
-            "perennial_raft_last_log_index",
-            "Index of the last log entry this node has.",
-        ),
-        (
-            "perennial_raft_applied_index",
-            "Index of the last log entry this node has applied.",
-        ),
-        (
-            "perennial_raft_snapshot_index",
-            "Index of the last log entry in this node's snapshot.",
-        ),
-        (
-            "perennial_raft_apply_lag_entries",
-            "Log entries this node has and has not applied.",
-        ),
-        (
-            "perennial_raft_replication_lag_entries",
-            "Log entries a voter lacks, by node, in the eyes of the leader; 0 at others.",
-        ),
-    ] {
-        describe_gauge!(name, Unit::Count, what);
+    for metric in METRICS {
+        let unit = match metric.unit {
+            "seconds" => Unit::Seconds,
+            _ => Unit::Count,
+        };
+        match metric.kind {
+            MetricKind::Counter => describe_counter!(metric.name, unit, metric.meaning),
+            MetricKind::Gauge => describe_gauge!(metric.name, unit, metric.meaning),
+            MetricKind::Histogram => describe_histogram!(metric.name, unit, metric.meaning),
+        }
     }
-    describe_counter!(
-        "perennial_raft_elections_total",
-        Unit::Count,
-        "Elections in which this node stood."
-    );
-    describe_histogram!(
-        "perennial_raft_store_write_seconds",
-        Unit::Seconds,
-        "Time of one write to the raft log on disk, fsync included."
-    );
-}
-
-/// Of the shard region: what happens to commands between nodes.
-fn describe_region() {
-    describe_gauge!(
-        "perennial_region_waiting",
-        Unit::Count,
-        "Commands that wait for a home of their shard."
-    );
-    for (name, what) in [
-        ("buffered", "Commands that had to wait for a home."),
-        ("forwarded", "Commands sent to another node."),
-        ("returned", "Commands that an owner gave back."),
-        ("resent", "Commands sent again after a connection was lost."),
-        (
-            "owner_lost",
-            "Commands whose owner was lost before it answered.",
-        ),
-    ] {
-        describe_counter!(format!("perennial_region_{name}_total"), Unit::Count, what);
-    }
-    describe_histogram!(
-        "perennial_shard_homeless_seconds",
-        Unit::Seconds,
-        "How long a shard had no home, as this node saw it."
-    );
-    describe_histogram!(
-        "perennial_handoff_duration_seconds",
-        Unit::Seconds,
-        "From learning that a shard is to go to its being free."
-    );
 }
 
 /// Counters and clock of one entity type's commands. The handles are made once:
@@ -290,7 +79,7 @@ pub(crate) struct CommandMetrics {
 
 impl CommandMetrics {
     pub(crate) fn new(entity_type: &'static str) -> Self {
-        let count = |outcome: &'static str| counter!(COMMANDS, "entity_type" => entity_type, "outcome" => outcome);
+        let count = |outcome: &'static str| counter!("perennial_commands_total", "entity_type" => entity_type, "outcome" => outcome);
         Self {
             replied: count("replied"),
             duplicate: count("duplicate"),
@@ -299,7 +88,7 @@ impl CommandMetrics {
                 .iter()
                 .map(|reason| (*reason, count(reason)))
                 .collect(),
-            duration: histogram!(COMMAND_DURATION, "entity_type" => entity_type),
+            duration: histogram!("perennial_command_duration_seconds", "entity_type" => entity_type),
         }
     }
 

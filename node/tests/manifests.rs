@@ -11,6 +11,8 @@ mod files;
 #[path = "manifests/to_come.rs"]
 mod to_come;
 
+#[path = "manifests/metrics.rs"]
+mod metrics;
 #[path = "manifests/monitoring.rs"]
 mod monitoring;
 #[path = "manifests/names.rs"]
