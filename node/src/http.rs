@@ -1,5 +1,6 @@
-//! The HTTP port: `/livez`, `/readyz` and `/metrics`. No entity data goes out
-//! here, so probes and scrapers need no rights.
+//! The HTTP port: `/livez`, `/readyz` and `/metrics`, in which there is no entity data, so
+//! that probes and scrapers need no rights; and the status page, which has its own idea
+//! of who may see it. Next: `status_page.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::node::engine_place::EnginePlace;
+use crate::status_page::{self, StatusPage};
 
 /// Whether the node takes commands; false while it starts and once it stops.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +43,7 @@ pub(crate) fn router(
     readiness: Readiness,
     metrics: PrometheusHandle,
     engine: EnginePlace,
+    status_page: StatusPage,
 ) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
@@ -51,6 +54,7 @@ pub(crate) fn router(
             metrics,
             engine,
         })
+        .merge(status_page::router(status_page))
 }
 
 async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {

@@ -6,6 +6,7 @@
 //! entity lives is the region's business, which is the next stop.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use perennial_persistence::command::{Answer, ReplyTo, Request};
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use crate::admission::{Admission, InFlight};
+use crate::figures::CommandTally;
 use crate::grpc::deadline::Deadline;
 use crate::metrics::CommandMetrics;
 
@@ -42,9 +44,10 @@ impl Intake {
         region: Region,
         admission: Admission,
         types: impl IntoIterator<Item = (&'static str, CodecId)>,
+        tally: &Arc<CommandTally>,
     ) -> Self {
         let served = |(name, command_codec)| {
-            let metrics = CommandMetrics::new(name);
+            let metrics = CommandMetrics::new(name, Arc::clone(tally));
             (
                 name,
                 ServedType {
@@ -59,7 +62,7 @@ impl Intake {
             admission,
             types: types.into_iter().map(served).collect(),
             // One label for all wrong names: labels must not be up to clients.
-            unknown_type: CommandMetrics::new("unknown"),
+            unknown_type: CommandMetrics::new("unknown", Arc::clone(tally)),
         }
     }
 
@@ -73,6 +76,13 @@ impl Intake {
             .ok_or_else(|| CommandError::EntityTypeUnknown {
                 entity_type: name.chars().take(80).collect(),
             })
+    }
+
+    /// The names of all types, in order.
+    pub(crate) fn type_names(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self.types.keys().copied().collect();
+        names.sort_unstable();
+        names
     }
 
     /// Counts a command that was refused before it was handed on.

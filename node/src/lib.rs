@@ -18,6 +18,7 @@ pub mod connections;
 pub mod data_dir;
 pub mod entity_carrier;
 pub mod entity_ref;
+pub(crate) mod figures;
 pub mod grpc;
 pub(crate) mod http;
 pub(crate) mod intake;
@@ -26,6 +27,7 @@ pub mod node;
 pub mod peer;
 pub mod proto;
 pub mod samples;
+pub(crate) mod status_page;
 pub mod telemetry;
 pub mod tls;
 

@@ -7,7 +7,7 @@
 pub mod table;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{
@@ -19,6 +19,7 @@ use perennial_persistence::command::Answer;
 use perennial_persistence::command_error::CommandError;
 
 use self::table::{METRICS, MetricKind};
+use crate::figures::CommandTally;
 use crate::grpc::status::{REASONS, reason_of};
 
 /// Upper bounds of the classes of every time, in seconds: from a command
@@ -75,10 +76,12 @@ pub(crate) struct CommandMetrics {
     rejected: Counter,
     failed: BTreeMap<&'static str, Counter>,
     duration: Histogram,
+    /// Of all types of the node.
+    tally: Arc<CommandTally>,
 }
 
 impl CommandMetrics {
-    pub(crate) fn new(entity_type: &'static str) -> Self {
+    pub(crate) fn new(entity_type: &'static str, tally: Arc<CommandTally>) -> Self {
         let count = |outcome: &'static str| counter!("perennial_commands_total", "entity_type" => entity_type, "outcome" => outcome);
         Self {
             replied: count("replied"),
@@ -89,22 +92,30 @@ impl CommandMetrics {
                 .map(|reason| (*reason, count(reason)))
                 .collect(),
             duration: histogram!("perennial_command_duration_seconds", "entity_type" => entity_type),
+            tally,
         }
     }
 
     /// An answer that came after `elapsed`.
     pub(crate) fn answered(&self, answer: &Answer, elapsed: Duration) {
         self.duration.record(elapsed);
+        let failed = !matches!(answer, Ok(_) | Err(CommandError::Rejected { .. }));
+        self.tally.answered(elapsed, failed);
         match answer {
             Ok(reply) if reply.duplicate => self.duplicate.increment(1),
             Ok(_) => self.replied.increment(1),
             Err(CommandError::Rejected { .. }) => self.rejected.increment(1),
-            Err(error) => self.refused(reason_of(error)),
+            Err(error) => self.count_failed(reason_of(error)),
         }
     }
 
     /// A command that was refused before it was handed on.
     pub(crate) fn refused(&self, reason: &str) {
+        self.tally.refused();
+        self.count_failed(reason);
+    }
+
+    fn count_failed(&self, reason: &str) {
         if let Some(counter) = self.failed.get(reason) {
             counter.increment(1);
         }

@@ -36,10 +36,13 @@ use crate::storage::Storage;
 use crate::writer::{Epoch, SessionUuid, ShardNr};
 
 mod fence_watch;
+mod figures;
 mod past_state;
 mod settings;
 
 use fence_watch::FenceWatch;
+pub use figures::EngineFigures;
+pub(crate) use figures::Tally;
 pub use settings::{EngineSettings, StashOverflow};
 
 /// What an entity is doing.
@@ -87,6 +90,7 @@ pub(crate) struct Shared {
     take_back: TakeBack,
     pub(crate) deleter: EntityDeleter,
     publication: Publication,
+    tally: Arc<Tally>,
     workers: Arc<[WorkerHandle]>,
     fence: FenceWatch,
 }
@@ -199,7 +203,8 @@ impl EntityEngine {
             recoveries,
             ..storage
         };
-        let commit = GroupCommit::new(storage.journal.lanes());
+        let tally = Arc::new(Tally::default());
+        let commit = GroupCommit::new(storage.journal.lanes(), Arc::clone(&tally));
         let publication = Publication::new(settings.publication_capacity);
         commit.start(
             &storage.journal,
@@ -208,7 +213,7 @@ impl EntityEngine {
             &workers,
             &mut tasks.services,
         );
-        let recoveries = RecoveryDriver::start(&storage, &settings, &mut tasks.services);
+        let recoveries = RecoveryDriver::start(&storage, &settings, &tally, &mut tasks.services);
         let snapshots = SnapshotWriter::new(&storage);
         let timeouts = IdleTimeouts {
             default: settings.idle_timeout,
@@ -231,6 +236,7 @@ impl EntityEngine {
             take_back: hooks.take_back,
             deleter,
             publication,
+            tally,
             workers,
             fence: FenceWatch::default(),
             settings: Arc::clone(&settings),
@@ -367,6 +373,21 @@ impl EntityEngine {
     #[must_use]
     pub fn live_entities(&self) -> usize {
         self.shared.residency.live()
+    }
+
+    /// What it counts about itself.
+    #[must_use]
+    pub fn figures(&self) -> EngineFigures {
+        let shared = &self.shared;
+        EngineFigures {
+            live_entities: shared.residency.live(),
+            events_stored: shared.tally.events_stored(),
+            commands_waiting: shared.stash_budget.kept(),
+            recoveries_running: shared.tally.recoveries_running(),
+            recoveries_waiting: shared.tally.recoveries_waiting(),
+            recoveries_max: shared.settings.max_concurrent_recoveries,
+            journal_out_of_reach: shared.is_journal_out_of_reach(),
+        }
     }
 
     /// From now on so many entities of the node stay in memory. If there are more, the

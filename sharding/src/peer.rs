@@ -59,6 +59,8 @@ pub enum PeerRequest {
     Passivate(PersistenceId),
     /// To an owner: delete this entity for good.
     Delete(PersistenceId),
+    /// To anybody: how are you?
+    Figures,
 }
 
 /// The answer to a [`PeerRequest`].
@@ -89,8 +91,42 @@ pub enum PeerResponse {
     /// The number at which the entity's next life begins, or why it is not deleted;
     /// `None` when the receiver does not own its shard.
     Deleted(Option<Result<SequenceNr, CommandError>>),
+    /// What the receiver measures about itself.
+    Figures(Box<NodeFigures>),
     /// Done.
     Done,
+}
+
+/// What a node measures about itself, for people. Nothing is decided by it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NodeFigures {
+    /// Commands of clients that it answered lately, by the second.
+    pub commands_per_second: f64,
+    /// Those of them that failed, not counting what entities rejected.
+    pub failures_per_second: f64,
+    /// Events it stored lately, by the second.
+    pub events_per_second: f64,
+    /// Commands it answered lately, by the class of their time; the node crate knows
+    /// the classes.
+    pub latencies: Vec<u32>,
+    /// Commands it answered in each of the last seconds, the latest last.
+    pub history: Vec<u32>,
+    /// Entities in its memory.
+    pub live_entities: u64,
+    /// Commands that wait for its entities.
+    pub commands_waiting: u64,
+    /// Entities that recover.
+    pub recoveries_running: u64,
+    /// Entities that wait for a permit to recover.
+    pub recoveries_waiting: u64,
+    /// Permits it has.
+    pub recoveries_max: u64,
+    /// Whether its journal answers.
+    pub journal_in_reach: bool,
+    /// Index of the cluster's state that it goes by.
+    pub index: u64,
+    /// Since it started.
+    pub uptime: Duration,
 }
 
 /// A sign of life.

@@ -91,6 +91,15 @@ impl LocalCluster {
         self.hosts[node].node.address()
     }
 
+    /// Where health, metrics and the status page of a node are.
+    #[must_use]
+    pub fn http_address(&self, node: usize) -> SocketAddr {
+        match &self.hosts[node].node {
+            HostedNode::Thread(thread) => thread.http_address(),
+            HostedNode::Process(process) => process.http_address(),
+        }
+    }
+
     /// The addresses of all nodes.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {

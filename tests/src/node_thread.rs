@@ -184,6 +184,12 @@ impl NodeThread {
         format!("http://{}", self.grpc)
     }
 
+    /// Where health, metrics and the status page are.
+    #[must_use]
+    pub fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
     /// Where other nodes connect.
     #[must_use]
     pub fn peer_address(&self) -> SocketAddr {

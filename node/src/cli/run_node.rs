@@ -271,7 +271,7 @@ fn announce(node: &Node, output: Output) -> Result<(), Failure> {
             writeln!(out, "  gRPC     {}", node.grpc_address())?;
             writeln!(
                 out,
-                "  HTTP     http://{}  /livez /readyz /metrics",
+                "  HTTP     http://{}/  status page, /metrics /livez /readyz",
                 node.http_address()
             )?;
             writeln!(out, "  peers    {}", node.peer_address())?;

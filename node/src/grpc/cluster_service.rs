@@ -163,7 +163,7 @@ fn shown_event(event: &cluster_state::RecentEvent) -> RecentEvent {
     }
 }
 
-fn status_name(status: MemberStatus) -> &'static str {
+pub(crate) fn status_name(status: MemberStatus) -> &'static str {
     match status {
         MemberStatus::Joining => "joining",
         MemberStatus::Up => "up",
@@ -172,7 +172,7 @@ fn status_name(status: MemberStatus) -> &'static str {
     }
 }
 
-fn state_name(state: EntityState) -> &'static str {
+pub(crate) fn state_name(state: EntityState) -> &'static str {
     match state {
         EntityState::Passive => "passive",
         EntityState::Recovering => "recovering",

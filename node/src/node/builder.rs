@@ -12,6 +12,7 @@ use perennial_persistence::payload::CodecId;
 use perennial_persistence::registry::NodeAddresses;
 use perennial_persistence::storage::{Storage, StorageUrl, migrate};
 use perennial_sharding::forming::disk::{MemoryDisk, NodeDisk};
+use perennial_sharding::peer::PeerTransport;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic_health::server::HealthReporter;
@@ -38,6 +39,7 @@ use crate::metrics;
 use crate::peer::PeerLimits;
 use crate::peer::server as peer_server;
 use crate::peer::transport::GrpcTransport;
+use crate::status_page::StatusPage;
 
 /// How often the recorder folds what was measured into its summaries.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -234,7 +236,13 @@ impl NodeBuilder {
 
         let readiness = Readiness::default();
         let place = EnginePlace::default();
-        let pages = http::router(readiness.clone(), recorder.clone(), place.clone());
+        let status_page = StatusPage::default();
+        let pages = http::router(
+            readiness.clone(),
+            recorder.clone(),
+            place.clone(),
+            status_page.clone(),
+        );
         let http_task = tokio::spawn(http1::serve(
             "http",
             ports.http.open(closing.clone()),
@@ -247,15 +255,15 @@ impl NodeBuilder {
         let storage = self.open_storage(&url).await?;
         let limits = PeerLimits::of_payload(settings.engine.max_payload);
         let transport = GrpcTransport::new(limits, source_of(peer_address));
-        let transport = match ports.peer_tls {
+        let transport: Arc<dyn PeerTransport> = Arc::new(match ports.peer_tls {
             Some(tls) => transport.encrypted(tls),
             None => transport,
-        };
+        });
         let setup = ClusterPartSetup {
             types: self.types.clone(),
             storage: storage.clone(),
             disk,
-            transport: Arc::new(transport),
+            transport: Arc::clone(&transport),
             addresses,
             number_of_shards: settings.number_of_shards,
             weight: settings.weight,
@@ -288,7 +296,20 @@ impl NodeBuilder {
             cluster_part.region().clone(),
             admission,
             served,
+            cluster_part.figures().commands(),
         ));
+        let view = ClusterView {
+            node: node_id,
+            control: control.clone(),
+            leader: cluster_part.leader().clone(),
+            transport,
+            figures: cluster_part.figures().clone(),
+        };
+        status_page.open(
+            view.clone(),
+            Arc::clone(&intake),
+            Arc::clone(&storage.journal),
+        );
         let stopping = closing.child_token();
         let streams = TaskTracker::new();
         let health = HealthReporter::new();
@@ -310,10 +331,7 @@ impl NodeBuilder {
             },
             cluster: ClusterService {
                 intake: Arc::clone(&intake),
-                view: ClusterView {
-                    control: control.clone(),
-                    leader: cluster_part.leader().clone(),
-                },
+                view,
             },
         };
         let serving = server::serve(

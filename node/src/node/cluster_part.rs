@@ -35,6 +35,7 @@ use super::engine_place::EnginePlace;
 use super::membership::{Ended, Membership};
 use super::peers::Peers;
 use crate::config::Reads;
+use crate::figures::FigureSource;
 
 /// Giving leadership away takes less, or does not succeed.
 const HANDOVER_MAX: Duration = Duration::from_secs(10);
@@ -81,6 +82,7 @@ pub struct ClusterPart {
     region: Region,
     control: RaftControlPlane,
     leader: Leader<RaftControlPlane>,
+    figures: FigureSource,
     peers: SharedPeerHandler,
     membership: Arc<Membership>,
     /// Set once it has joined.
@@ -135,6 +137,7 @@ impl ClusterPart {
             setup.transport,
             setup.leader,
         );
+        let figures = FigureSource::new(place.clone(), control.clone());
         let peers = Peers {
             me: StoreIdentity {
                 cluster_id: cluster.cluster_id,
@@ -144,6 +147,7 @@ impl ClusterPart {
             control: control.clone(),
             leader: leader.clone(),
             region: region.clone(),
+            figures: figures.clone(),
         };
         let addresses = setup.addresses;
         let presence = stay_present(Arc::clone(&registry), entered, addresses.clone());
@@ -180,6 +184,7 @@ impl ClusterPart {
             region,
             control,
             leader,
+            figures,
             peers: Arc::new(peers),
             membership: Arc::new(membership),
             member_task: None,
@@ -201,6 +206,8 @@ impl ClusterPart {
         until_closed(Box::pin(
             async move { record_cluster(&control, node).await },
         ));
+        let figures = self.figures.clone();
+        until_closed(Box::pin(async move { figures.keep_up().await }));
         let (reach, watched) = (self.membership.journal_reach.clone(), Arc::clone(&registry));
         until_closed(Box::pin(async move { reach.watch(&*watched).await }));
         let (region, control) = (self.region.clone(), Arc::new(self.control.clone()));
@@ -250,6 +257,11 @@ impl ClusterPart {
 
     pub(super) fn leader(&self) -> &Leader<RaftControlPlane> {
         &self.leader
+    }
+
+    /// What the node measures about itself.
+    pub(super) fn figures(&self) -> &FigureSource {
+        &self.figures
     }
 
     /// Returns when it is over, though nobody asked. Safe to cancel.

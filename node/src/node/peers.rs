@@ -10,12 +10,15 @@ use perennial_sharding::raft::RaftControlPlane;
 use perennial_sharding::raft::store::StoreIdentity;
 use perennial_sharding::region::Region;
 
+use crate::figures::FigureSource;
+
 /// This node, as others see it.
 pub(super) struct Peers {
     pub(super) me: StoreIdentity,
     pub(super) control: RaftControlPlane,
     pub(super) leader: Leader<RaftControlPlane>,
     pub(super) region: Region,
+    pub(super) figures: FigureSource,
 }
 
 #[async_trait]
@@ -39,6 +42,7 @@ impl PeerHandler for Peers {
                 false => PeerResponse::Described(None),
             },
             PeerRequest::Delete(id) => PeerResponse::Deleted(self.region.delete_here(&id).await),
+            PeerRequest::Figures => PeerResponse::Figures(Box::new(self.figures.now())),
             request => self.leader.handle(&header, request).await,
         })
     }

@@ -3,12 +3,14 @@
 //! What the control plane says is encoded by the serde types of the sharding
 //! crate, so that its messages are defined in one place; the rest is typed.
 
+use std::time::Duration;
+
 use perennial_persistence::engine::{EntityDescription, EntityState};
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::registry::NodeNr;
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::writer::Epoch;
-use perennial_sharding::peer::{PeerRequest, PeerResponse};
+use perennial_sharding::peer::{NodeFigures, PeerRequest, PeerResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -30,6 +32,7 @@ pub(super) fn request_to_wire(request: PeerRequest) -> Result<Request, Malformed
         PeerRequest::Describe(id) => Request::Describe(id.as_str().to_owned()),
         PeerRequest::Passivate(id) => Request::Passivate(id.as_str().to_owned()),
         PeerRequest::Delete(id) => Request::Delete(id.as_str().to_owned()),
+        PeerRequest::Figures => Request::Figures(wire::Nothing {}),
     })
 }
 
@@ -43,6 +46,7 @@ pub(super) fn request_of_wire(request: Option<Request>) -> Result<PeerRequest, M
         Request::Describe(text) => PeerRequest::Describe(persistence_id(&text)?),
         Request::Passivate(text) => PeerRequest::Passivate(persistence_id(&text)?),
         Request::Delete(text) => PeerRequest::Delete(persistence_id(&text)?),
+        Request::Figures(wire::Nothing {}) => PeerRequest::Figures,
     })
 }
 
@@ -73,6 +77,7 @@ pub(super) fn response_to_wire(response: PeerResponse) -> Response {
                 Err(error) => Outcome::Error(command_error::to_wire(error)),
             }),
         }),
+        PeerResponse::Figures(figures) => Response::Figures(figures_to_wire(*figures)),
         PeerResponse::Done => Response::Done(nothing),
     }
 }
@@ -98,8 +103,45 @@ pub(super) fn response_of_wire(response: Option<Response>) -> Result<PeerRespons
             Some(Outcome::SequenceNr(nr)) => Some(Ok(SequenceNr::new(nr))),
             Some(Outcome::Error(error)) => Some(Err(command_error::of_wire(error)?)),
         }),
+        Response::Figures(figures) => PeerResponse::Figures(Box::new(figures_of_wire(figures))),
         Response::Done(wire::Nothing {}) => PeerResponse::Done,
     })
+}
+
+fn figures_to_wire(figures: NodeFigures) -> wire::Figures {
+    wire::Figures {
+        commands_per_second: figures.commands_per_second,
+        failures_per_second: figures.failures_per_second,
+        events_per_second: figures.events_per_second,
+        latencies: figures.latencies,
+        history: figures.history,
+        live_entities: figures.live_entities,
+        commands_waiting: figures.commands_waiting,
+        recoveries_running: figures.recoveries_running,
+        recoveries_waiting: figures.recoveries_waiting,
+        recoveries_max: figures.recoveries_max,
+        journal_in_reach: figures.journal_in_reach,
+        index: figures.index,
+        uptime_seconds: figures.uptime.as_secs(),
+    }
+}
+
+fn figures_of_wire(figures: wire::Figures) -> NodeFigures {
+    NodeFigures {
+        commands_per_second: figures.commands_per_second,
+        failures_per_second: figures.failures_per_second,
+        events_per_second: figures.events_per_second,
+        latencies: figures.latencies,
+        history: figures.history,
+        live_entities: figures.live_entities,
+        commands_waiting: figures.commands_waiting,
+        recoveries_running: figures.recoveries_running,
+        recoveries_waiting: figures.recoveries_waiting,
+        recoveries_max: figures.recoveries_max,
+        journal_in_reach: figures.journal_in_reach,
+        index: figures.index,
+        uptime: Duration::from_secs(figures.uptime_seconds),
+    }
 }
 
 fn entity_to_wire((epoch, described): (Epoch, EntityDescription)) -> Entity {

@@ -14,8 +14,8 @@ use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::writer::{Epoch, ShardNr};
 use perennial_sharding::cluster_state::{ClusterCommand, Member, MemberStatus};
 use perennial_sharding::peer::{
-    AcceptedStream, BackFrame, Forwarded, Heartbeat, Peer, PeerError, PeerHandler, PeerRequest,
-    PeerResponse, PeerTransport,
+    AcceptedStream, BackFrame, Forwarded, Heartbeat, NodeFigures, Peer, PeerError, PeerHandler,
+    PeerRequest, PeerResponse, PeerTransport,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -193,6 +193,7 @@ async fn every_call_arrives_and_every_answer_comes_back() {
         PeerRequest::Describe(persistence_id()),
         PeerRequest::Passivate(persistence_id()),
         PeerRequest::Delete(persistence_id()),
+        PeerRequest::Figures,
     ];
     let states = [
         EntityState::Passive,
@@ -224,6 +225,21 @@ async fn every_call_arrives_and_every_answer_comes_back() {
         PeerResponse::Deleted(None),
         PeerResponse::Deleted(Some(Ok(SequenceNr::new(6)))),
         PeerResponse::Deleted(Some(Err(CommandError::OwnerLost))),
+        PeerResponse::Figures(Box::new(NodeFigures {
+            commands_per_second: 1.5,
+            failures_per_second: 0.25,
+            events_per_second: 3.0,
+            latencies: vec![0, 4, 5],
+            history: vec![6, 0],
+            live_entities: 7,
+            commands_waiting: 8,
+            recoveries_running: 9,
+            recoveries_waiting: 10,
+            recoveries_max: 11,
+            journal_in_reach: true,
+            index: 12,
+            uptime: Duration::from_secs(13),
+        })),
         PeerResponse::Done,
     ];
     let answers = answers.into_iter().chain(described);

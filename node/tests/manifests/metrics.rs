@@ -10,7 +10,17 @@ use crate::files::read;
 
 /// All labels there may be. Each has few values, whatever clients do: to add one, show
 /// that.
-const LABELS: &[&str] = &["entity_type", "limit", "node", "outcome", "reason", "state"];
+const LABELS: &[&str] = &[
+    "entity_type",
+    "limit",
+    "node",
+    "outcome",
+    "port",
+    "reason",
+    "result",
+    "state",
+    "use",
+];
 
 /// Files of programs.
 fn sources() -> Vec<PathBuf> {
@@ -36,6 +46,7 @@ fn recorded() -> Vec<(String, MetricKind, BTreeSet<String>)> {
         ("gauge!(", MetricKind::Gauge),
         ("histogram!(", MetricKind::Histogram),
     ];
+    let constants = constants();
     let mut found = Vec::new();
     for path in sources() {
         let text = std::fs::read_to_string(&path).unwrap();
@@ -47,16 +58,13 @@ fn recorded() -> Vec<(String, MetricKind, BTreeSet<String>)> {
                 }
                 let inside = &text[at + start.len()..];
                 let inside = &inside[..end_of_call(inside)];
-                let mut quoted = inside.split('"').skip(1).step_by(2);
-                let name = quoted
-                    .next()
-                    .filter(|_| inside.trim_start().starts_with('"'));
-                let name = name.unwrap_or_else(|| {
-                    panic!(
-                        "{}: write the name itself in {start}{inside})",
-                        path.display()
-                    )
-                });
+                let first = inside.split(',').next().unwrap().trim();
+                let name = match first.strip_prefix('"') {
+                    Some(name) => name.trim_end_matches('"'),
+                    None => constants
+                        .get(first)
+                        .unwrap_or_else(|| panic!("{}: what is {first}?", path.display())),
+                };
                 let labels = inside
                     .split("=>")
                     .map(|before| before.trim_end().trim_end_matches('"'));
@@ -66,6 +74,22 @@ fn recorded() -> Vec<(String, MetricKind, BTreeSet<String>)> {
                     .map(|before| before.rsplit('"').next().unwrap().to_owned());
                 found.push((name.to_owned(), kind, labels.collect()));
             }
+        }
+    }
+    found
+}
+
+/// Names of metrics that stand in constants, by the names of those.
+fn constants() -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for path in sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (at, _) in text.match_indices(": &str = \"perennial_") {
+            let (before, after) = text.split_at(at);
+            let constant = before.rsplit(' ').next().unwrap();
+            let name = after.split('"').nth(1).unwrap();
+            let other = found.insert(constant.to_owned(), name.to_owned());
+            assert!(other.is_none(), "there are two {constant}");
         }
     }
     found

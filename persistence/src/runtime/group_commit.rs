@@ -18,6 +18,7 @@ use std::time::Instant;
 use futures::FutureExt;
 use tokio::sync::Notify;
 
+use crate::engine::Tally;
 use crate::journal::{Append, AppendError, Appended, Journal};
 use crate::publication::Publication;
 use crate::writer::SessionUuid;
@@ -34,6 +35,7 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub(crate) struct GroupCommit {
     lanes: Arc<[Lane]>,
+    tally: Arc<Tally>,
 }
 
 struct Lane {
@@ -47,13 +49,14 @@ struct Waiting {
 }
 
 impl GroupCommit {
-    pub(crate) fn new(lanes: usize) -> Self {
+    pub(crate) fn new(lanes: usize, tally: Arc<Tally>) -> Self {
         let lane = || Lane {
             waiting: Mutex::default(),
             arrived: Notify::new(),
         };
         Self {
             lanes: (0..lanes.max(1)).map(|_| lane()).collect(),
+            tally,
         }
     }
 
@@ -138,6 +141,7 @@ async fn run_lane(
         for ((to, mut append), appended) in from.drain(..).zip(appends.drain(..)).zip(appended) {
             let stored = appended.stored_writes.min(append.writes.len());
             let unstored = append.writes.split_off(stored);
+            commit.tally.stored(append.event_count());
             publication.publish(append);
             outcomes[to.worker].push(Outcome {
                 to,

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use crate::actor;
-use crate::engine::EngineSettings;
+use crate::engine::{EngineSettings, Tally};
 use crate::persistence_id::PersistenceId;
 use crate::recovery_permits::{Admission, RecoveryPermits};
 use crate::storage::Storage;
@@ -34,6 +34,7 @@ impl RecoveryDriver {
     pub(crate) fn start(
         storage: &Storage,
         settings: &Arc<EngineSettings>,
+        tally: &Arc<Tally>,
         tasks: &mut tokio::task::JoinSet<()>,
     ) -> Self {
         #[expect(
@@ -43,7 +44,13 @@ impl RecoveryDriver {
         let (events, inbox) = mpsc::unbounded_channel();
         let source = Arc::new(PageSource::start(storage, settings, tasks));
         let permits = RecoveryPermits::new(settings.max_concurrent_recoveries);
-        tasks.spawn(grant_permits(permits, source, inbox, events.downgrade()));
+        tasks.spawn(grant_permits(
+            permits,
+            source,
+            inbox,
+            events.downgrade(),
+            Arc::clone(tally),
+        ));
         Self { events }
     }
 
@@ -70,6 +77,7 @@ async fn grant_permits(
     source: Arc<PageSource>,
     mut inbox: mpsc::UnboundedReceiver<DriverEvent>,
     events: mpsc::WeakUnboundedSender<DriverEvent>,
+    tally: Arc<Tally>,
 ) {
     let running = metrics::gauge!("perennial_recoveries_running");
     let waiting = metrics::gauge!("perennial_recoveries_waiting");
@@ -101,6 +109,7 @@ async fn grant_permits(
                 }
             }
         }
+        tally.recoveries(permits.running(), permits.waiting());
         running.set(permits.running() as f64);
         waiting.set(permits.waiting() as f64);
     }
