@@ -487,7 +487,8 @@ async fn a_leader_that_is_to_be_removed_leaves_its_vote_and_leadership_to_others
 async fn leadership_is_handed_over_faster_than_it_is_lost() {
     let world = World::of_three().await;
     let mut signs = tokio::task::JoinSet::new();
-    for control in world.running.values().cloned() {
+    for control in world.running.values() {
+        let control = control.clone();
         signs.spawn(async move {
             loop {
                 let _ = control.confirm_leadership().await;
