@@ -81,6 +81,7 @@ async fn grant_permits(
 ) {
     let running = metrics::gauge!("perennial_recoveries_running");
     let waiting = metrics::gauge!("perennial_recoveries_waiting");
+    let duration = metrics::histogram!("perennial_recovery_duration_seconds");
     let mut queued = std::collections::HashMap::new();
     let mut last_ticket: u64 = 0;
     let start = |recovery: Recovery, ticket: u64| {
@@ -88,7 +89,13 @@ async fn grant_permits(
             ticket,
             events: events.clone(),
         };
-        tokio::spawn(run_recovery(Arc::clone(&source), recovery, permit));
+        let duration = duration.clone();
+        tokio::spawn(run_recovery(
+            Arc::clone(&source),
+            recovery,
+            permit,
+            duration,
+        ));
     };
     while let Some(event) = inbox.recv().await {
         match event {
@@ -129,12 +136,16 @@ impl Drop for Permit {
     }
 }
 
-async fn run_recovery(source: Arc<PageSource>, recovery: Recovery, permit: Permit) {
+async fn run_recovery(
+    source: Arc<PageSource>,
+    recovery: Recovery,
+    permit: Permit,
+    duration: metrics::Histogram,
+) {
     let began = Instant::now();
     if let Err(fault) = source.recover(&recovery).await {
         recovery.worker.recovery_fault(recovery.to, fault);
     }
-    metrics::histogram!("perennial_recovery_duration_seconds")
-        .record(began.elapsed().as_secs_f64());
+    duration.record(began.elapsed().as_secs_f64());
     drop(permit);
 }

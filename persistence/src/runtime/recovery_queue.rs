@@ -23,6 +23,9 @@ use super::contained::contained;
 
 /// Entities of one call.
 const ENTITIES_MAX: usize = 64;
+/// How often a reader lets everything run that can, before it reads again: an answer
+/// goes to the cell, the cell's permit to the driver, and from there to the next.
+const TURNS_LEFT_TO_OTHERS: usize = 2;
 /// Whoever has more events reads on by itself.
 const LIMITS: BeginningLimits = BeginningLimits {
     events_each: BEGINNING_EVENTS_MAX,
@@ -114,6 +117,11 @@ async fn run_reader(queue: RecoveryQueue, reader: Arc<dyn RecoveryReader>, limit
         for (answer, read) in answers.drain(..).zip(read) {
             // Whoever has left in between needs it no more.
             let _ = answer.send(read);
+        }
+        // Those who have their answer make room for others, who then ask: all that
+        // without waiting for anybody outside. Read now, they would be few.
+        for _ in 0..TURNS_LEFT_TO_OTHERS {
+            tokio::task::yield_now().await;
         }
     }
 }
