@@ -38,6 +38,10 @@ pub use perennial_persistence::codec::{Codec, Json, Protobuf};
 pub use perennial_persistence::effect::Effect;
 pub use perennial_persistence::event_sourced::EventSourced;
 
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The code in the README is compiled, so that it works as printed.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
