@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::planted::{self, Bug};
+
 /// A right that runs out. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ReadLease(Arc<Inner>);
@@ -46,7 +48,8 @@ impl ReadLease {
     #[must_use]
     pub fn holds_at(&self, now: Instant) -> bool {
         let now = nanoseconds(now.saturating_duration_since(self.0.made));
-        now < self.0.until.load(Ordering::Acquire)
+        let until = self.0.until.load(Ordering::Acquire);
+        now < until || (planted::is(Bug::StaleReads) && until > 0)
     }
 
     /// Whether it holds at the moment.
@@ -58,9 +61,12 @@ impl ReadLease {
     /// Since when it does not hold; `None` while it does.
     #[must_use]
     pub fn out_for(&self, now: Instant) -> Option<Duration> {
+        if self.holds_at(now) {
+            return None;
+        }
         let until = Duration::from_nanos(self.0.until.load(Ordering::Acquire));
         let now = now.saturating_duration_since(self.0.made);
-        (now >= until).then(|| now - until)
+        Some(now.saturating_sub(until))
     }
 }
 

@@ -339,6 +339,7 @@ pub mod lease;
 pub mod payload;
 pub mod persistence_id;
 pub mod persisting;
+pub mod planted;
 pub mod publication;
 pub mod recovery_permits;
 pub mod recovery_reader;

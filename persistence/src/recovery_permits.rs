@@ -10,6 +10,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
+use crate::planted::{self, Bug};
+
 /// Default of `persistence.max_concurrent_recoveries`.
 pub const MAX_CONCURRENT_RECOVERIES_DEFAULT: usize = 50;
 
@@ -104,6 +106,9 @@ impl<K: Copy + Eq + Hash> RecoveryPermits<K> {
             return None;
         }
         self.standing.remove(&key);
+        if planted::is(Bug::LeakPermit) && self.running == self.max {
+            return None;
+        }
         self.running -= 1;
         self.grant_next()
     }

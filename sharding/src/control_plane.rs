@@ -17,8 +17,8 @@ pub struct Leadership {
     /// As far as this node knows: one that was cut off takes itself for the leader
     /// for as long as it is; see [`ControlPlane::confirm_leadership`].
     pub leader: Option<NodeNr>,
-    /// Grows with every election. A leader that was restarted before anybody missed
-    /// it goes on in the same term.
+    /// Never falls. A leader that was restarted before anybody missed it goes on in the
+    /// same term; and a node with a higher number may take over within one.
     pub term: u64,
 }
 

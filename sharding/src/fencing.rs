@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use perennial_persistence::planted::{self, Bug};
 use perennial_persistence::registry::{NodeNr, Registry};
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use tokio::time::{sleep, timeout};
@@ -81,6 +82,9 @@ pub(crate) async fn try_fence(
     session: SessionUuid,
     shard: Option<(ShardNr, Epoch)>,
 ) -> bool {
+    if planted::is(Bug::SkipFence) && shard.is_none() {
+        return true;
+    }
     let (of_shard, epoch) = (shard.map(|of| of.0.0), shard.map(|of| of.1.0));
     let failure = match timeout(FENCE_TIMEOUT, registry.fence(session, shard)).await {
         Ok(Ok(())) => {

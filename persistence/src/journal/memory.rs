@@ -19,6 +19,7 @@ use crate::journal::{
     OtherAuthor, StoredCommand, StoredEvent, StreamBounds, WriteRight,
 };
 use crate::persistence_id::PersistenceId;
+use crate::planted::{self, Bug};
 use crate::sequence_nr::SequenceNr;
 use crate::storage::memory::{MemoryStorage, Stream, Tables};
 use crate::writer::{Epoch, SessionUuid, ShardNr};
@@ -201,6 +202,9 @@ fn repeated_command(
     persistence_id: &PersistenceId,
     write: &AtomicWrite,
 ) -> Option<AppendError> {
+    if planted::is(Bug::SkipCommandIndex) {
+        return None;
+    }
     let command_id = &write.command.as_ref()?.command_id;
     let stored = stream.commands.get(command_id)?;
     Some(AppendError::DuplicateCommand {

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use crate::engine::Tally;
 use crate::journal::{Append, AppendError, Appended, Journal};
+use crate::planted::{self, Bug};
 use crate::publication::Publication;
 use crate::writer::SessionUuid;
 
@@ -135,7 +136,13 @@ async fn run_lane(
             continue;
         }
         let began = Instant::now();
-        let appended = append(&*journal, session, number, &mut appends).await;
+        let appended = if planted::is(Bug::AcknowledgeBeforeCommit) {
+            let (journal, mut sent) = (Arc::clone(&journal), appends.clone());
+            tokio::spawn(async move { append(&*journal, session, number, &mut sent).await });
+            appends.iter().map(Appended::all).collect()
+        } else {
+            append(&*journal, session, number, &mut appends).await
+        };
         duration.record(began.elapsed().as_secs_f64());
         batch_size.record(appends.iter().map(Append::event_count).sum::<usize>() as f64);
         for ((to, mut append), appended) in from.drain(..).zip(appends.drain(..)).zip(appended) {

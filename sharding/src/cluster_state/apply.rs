@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use perennial_persistence::planted::{self, Bug};
 use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use uuid::Uuid;
@@ -226,7 +227,8 @@ impl ClusterState {
         let Some(shard) = self.shards.get_mut(shard.0 as usize) else {
             return false;
         };
-        if !up || shard.home != Home::Unassigned {
+        let is_taken = shard.home != Home::Unassigned && !planted::is(Bug::ApplyTwice);
+        if !up || is_taken {
             return false;
         }
         give(shard, node, session);
@@ -337,6 +339,8 @@ impl ClusterState {
 
 /// The only place that makes an owner, and so raises the epoch (I-1).
 fn give(shard: &mut Shard, node: NodeNr, session: SessionUuid) {
-    shard.epoch = shard.next_epoch();
+    if !planted::is(Bug::ReuseEpoch) {
+        shard.epoch = shard.next_epoch();
+    }
     shard.home = Home::Owned { node, session };
 }

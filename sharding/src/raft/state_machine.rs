@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, RaftSnapshotBuilder, Snapshot};
+use perennial_persistence::planted::{self, Bug};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -90,6 +91,8 @@ impl RaftStateMachine<Types> for StateMachine {
         // A copy only while somebody looks at the published one.
         let state = Arc::make_mut(&mut self.state);
         let mut answers = Vec::new();
+        let entries = entries.into_iter();
+        let is_twice = planted::is(Bug::ApplyTwice) && entries.size_hint().0 > 1;
         for entry in entries {
             let index = entry.log_id.index;
             self.applied = Some(entry.log_id);
@@ -99,6 +102,9 @@ impl RaftStateMachine<Types> for StateMachine {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(command) => {
                     state.apply(index, &command);
+                    if is_twice {
+                        state.apply(index, &command);
+                    }
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = Membership::new(self.applied, membership);

@@ -5,6 +5,7 @@ use std::time::Instant;
 use perennial_persistence::command::{Answer, Envelope, ReplyTo, Request, Told};
 use perennial_persistence::command_error::{Applied, CommandError};
 use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::planted::{self, Bug};
 use perennial_persistence::writer::{Epoch, ShardNr};
 
 /// A request of an entity, with the place its answer goes.
@@ -57,7 +58,9 @@ impl Parcel {
     pub(super) fn can_be_repeated(&self) -> bool {
         match &self.request {
             Request::State => true,
-            Request::Command { command_id, .. } => command_id.is_some(),
+            Request::Command { command_id, .. } => {
+                command_id.is_some() || planted::is(Bug::ResendWithoutId)
+            }
         }
     }
 
