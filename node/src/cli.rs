@@ -4,6 +4,7 @@
 //! binary with other entity types has the whole command line as well: see
 //! `main.rs`. Exit codes and error texts are made in `cli/failure.rs`.
 
+mod auth;
 mod client;
 mod cluster;
 mod delete;
@@ -73,6 +74,9 @@ enum Command {
     /// Look after a journal.
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// Look at tokens and rules, without a node.
+    #[command(subcommand)]
+    Auth(auth::AuthCommand),
     /// Say whether a node takes commands.
     Health(health::HealthArgs),
     /// Print a settings file with all keys and their defaults.
@@ -124,6 +128,7 @@ async fn run(builder: NodeBuilder, arguments: Arguments) -> Result<ExitCode, Fai
         Command::Delete(args) => delete::run(args, output).await?,
         Command::Cluster(command) => cluster::run(command, output).await?,
         Command::Journal(command) => journal::run(&builder, command, output).await?,
+        Command::Auth(command) => return auth::run(command, output).await,
         Command::Health(args) => health::run(args, output).await?,
         Command::Config => write!(std::io::stdout().lock(), "{}", Settings::reference())?,
         Command::Metrics => write!(std::io::stdout().lock(), "{}", table::markdown())?,

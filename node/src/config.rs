@@ -2,12 +2,13 @@
 //! line flags over those.
 //!
 //! Each setting is one [`Key`]: name, default, documentation and how its text is
-//! understood, in `config/persistence.rs`, `config/node.rs`, `config/tls.rs`,
-//! `config/limits.rs`, `config/sharding.rs` and `config/cluster.rs`; units are read in
+//! understood, in `config/persistence.rs`, `config/node.rs`, `config/auth.rs`,
+//! `config/tls.rs`, `config/limits.rs`, `config/sharding.rs` and `config/cluster.rs`; units are read in
 //! `config/value.rs`. What every key is for is printed by `perennial config` and kept in `perennial.toml` beside this
 //! crate. Nothing below this crate reads files or the environment. Next:
 //! `node.rs`, which starts a node with them.
 
+mod auth;
 mod cluster;
 mod limits;
 mod node;
@@ -26,6 +27,7 @@ use perennial_persistence::circuit_breaker::InvalidCircuitBreakerSettings;
 use perennial_persistence::engine::EngineSettings;
 use perennial_persistence::storage::{StorageOptions, StorageUrl};
 
+pub use self::auth::{AuthSettings, InvalidAuthSettings};
 pub use self::cluster::{ClusterSettings, InvalidClusterSettings, Reads};
 pub use self::sharding::{ShardingSettings, Share};
 pub use self::tls::TlsSettings;
@@ -50,6 +52,8 @@ pub struct Settings {
     pub tls: TlsSettings,
     /// Towards whoever can reach the ports.
     pub limits: ConnectionLimits,
+    /// Who clients are and what they may.
+    pub auth: AuthSettings,
     /// Fixed when the cluster is formed.
     pub number_of_shards: u32,
     /// How shards move.
@@ -136,6 +140,9 @@ pub enum SettingsError {
     /// Settings of certificates that need each other.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Authentication is set up by halves.
+    #[error(transparent)]
+    Auth(#[from] InvalidAuthSettings),
     /// The file cannot be read.
     #[error("cannot read the settings file {}: check the path and its permissions", .path.display())]
     Unreadable {
@@ -164,6 +171,7 @@ impl Default for Settings {
             drain_timeout: Duration::ZERO,
             tls: TlsSettings::UNSET,
             limits: ConnectionLimits::UNSET,
+            auth: AuthSettings::UNSET,
             number_of_shards: 0,
             sharding: ShardingSettings::UNSET,
             cluster: ClusterSettings::UNSET,
@@ -186,6 +194,7 @@ impl Settings {
             node::KEYS,
             tls::KEYS,
             limits::KEYS,
+            auth::KEYS,
             sharding::KEYS,
             cluster::KEYS,
         ]
@@ -229,7 +238,18 @@ impl Settings {
         settings.region()?;
         settings.tls.of_clients()?;
         settings.tls.of_peers()?;
+        settings.validate_auth()?;
         Ok(settings)
+    }
+
+    /// Whether authentication is set up as a whole.
+    ///
+    /// # Errors
+    /// [`SettingsError::Auth`] and [`SettingsError::Tls`] name the keys.
+    pub fn validate_auth(&self) -> Result<(), SettingsError> {
+        let clients = self.tls.of_clients()?;
+        let show_certificates = clients.is_some_and(|(files, _)| files.ca.is_some());
+        Ok(self.auth.validate(show_certificates)?)
     }
 
     /// Sets one key from its text.
@@ -275,7 +295,8 @@ impl Settings {
             for line in wrap(key.doc, 96) {
                 text.push_str(&format!("# {line}\n"));
             }
-            let bare = key.default.parse::<f64>().is_ok();
+            // Numbers and empty lists.
+            let bare = key.default.parse::<f64>().is_ok() || key.default == "[]";
             let quote = if bare { "" } else { "\"" };
             text.push_str(&format!("{name} = {quote}{}{quote}\n", key.default));
         }
@@ -310,7 +331,7 @@ fn flatten(section: &str, table: toml::Table, entries: &mut Vec<(String, String)
         match value {
             toml::Value::Table(table) => flatten(&key, table, entries),
             toml::Value::String(text) => entries.push((key, text)),
-            // Numbers read as they are written; lists and dates fit no key.
+            // Numbers and lists read as they are written; dates fit no key.
             other => entries.push((key, other.to_string())),
         }
     }

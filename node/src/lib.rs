@@ -6,12 +6,13 @@
 //!
 //! A command that comes by gRPC takes this way: [`grpc`] parses it, `intake.rs`
 //! admits it and hands it to the region (crate `perennial-sharding`), which finds
-//! the entity in the engine (crate `perennial-persistence`). [`node`] puts all of
-//! it together; [`config`] says what can be set.
+//! the entity in the engine (crate `perennial-persistence`). Who may send it is
+//! decided in [`auth`]. [`node`] puts all of it together; [`config`] says what can be set.
 //!
 //! [`NodeBuilder::start`]: node::NodeBuilder::start
 
 pub(crate) mod admission;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod connections;

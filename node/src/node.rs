@@ -33,6 +33,7 @@
 //! start recovers from the journal.
 
 mod builder;
+mod client_access;
 mod cluster_part;
 pub(crate) mod cluster_view;
 pub(crate) mod engine_place;

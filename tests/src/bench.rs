@@ -7,6 +7,7 @@
 //! | [`journal`] | the append API alone | the same rows by an `INSERT` alone |
 //! | [`recovery`] | cold entities, each touched once | the same rows by `= ANY ($1)` alone |
 //! | [`memory`] | resident bytes per counter | |
+//! | [`auth`] | finding out who calls, by a token known before | by the same token checked anew |
 //! | [`cluster`] | several nodes, a hop, a handoff, a takeover | one node |
 //!
 //! Processor time is that of whole processes: of the node, of this process as the
@@ -14,6 +15,7 @@
 //! machine does; processor time and the ratio to the floor do so less.
 
 mod appending;
+pub mod auth;
 mod bare_insert;
 mod bare_select;
 pub mod closed_loop;

@@ -3,9 +3,9 @@
 //! What stands here is what the stories in `tests/tests/` are told with: nodes
 //! that are started and killed as processes ([`node_process`]), whole clusters of
 //! them ([`local_cluster`]) under load ([`cluster_load`]), the command line
-//! ([`cli`]), a plain client ([`client`]), databases ([`database`]) and what
-//! goes wrong between them ([`proxy`]), and the expected side computed
-//! without any code under test ([`flights_oracle`], [`history`]). The measurements of the
+//! ([`cli`]), a plain client ([`client`]), tokens ([`issuer`]), databases
+//! ([`database`]) and what goes wrong between them ([`proxy`]), and the expected side
+//! computed without any code under test ([`flights_oracle`], [`history`]). The measurements of the
 //! `perennial-bench` binary are in [`mod@bench`].
 
 pub mod bench;
@@ -19,6 +19,7 @@ pub mod flights_oracle;
 pub mod foreign_writer;
 pub mod history;
 pub mod http;
+pub mod issuer;
 pub mod local_cluster;
 pub mod node_process;
 pub mod node_thread;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use perennial_tests::binaries::repository;
 use perennial_tests::database::{self, TestDatabase};
 use perennial_tests::foreign_writer::ForeignWriter;
+use perennial_tests::issuer::{Issuer, with_tokens};
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
 use perennial_tests::proxy::{Flow, Proxy};
 use tempfile::TempDir;
@@ -66,7 +67,27 @@ async fn errors_of_the_journal() {
     passes("test_journal_errors.Reachable").await;
 }
 
+/// Tokens made by other people's code, of every kind of key there is.
+#[tokio::test]
+async fn tokens() {
+    let dir = TempDir::new().unwrap();
+    let keys = dir.path().join("jwks.json");
+    // The client publishes its own keys there.
+    Issuer::publish(&keys, &[&Issuer::new("unused").unwrap()]).unwrap();
+    let rules = r#"[
+        { subject = "shop", entity_types = ["counter"], allow = ["send", "events"] },
+        { group = "operators", allow = ["admin"] },
+    ]"#;
+    let options = with_tokens(NodeOptions::default(), &keys, rules);
+    let node = NodeProcess::start(options).await.unwrap();
+    python_tests_pass_with(&node, "test_auth", &[("PERENNIAL_TEST_JWKS", &keys)]).await;
+}
+
 async fn python_tests_pass(node: &NodeProcess, name: &str) {
+    python_tests_pass_with(node, name, &[]).await;
+}
+
+async fn python_tests_pass_with(node: &NodeProcess, name: &str, variables: &[(&str, &PathBuf)]) {
     let folder = python_folder().await;
     let tests = repository().join("tests/python");
     let path = [tests.clone(), folder.join("generated")];
@@ -77,6 +98,7 @@ async fn python_tests_pass(node: &NodeProcess, name: &str) {
         .current_dir(&tests)
         .env("PYTHONPATH", std::env::join_paths(path).unwrap())
         .env("PERENNIAL_TEST_NODE", address.trim_start_matches("http://"))
+        .envs(variables.iter().copied())
         .kill_on_drop(true)
         .output();
     let output = run.await.unwrap();

@@ -27,7 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MESSAGE_LEN_MAX: usize = 1 << 30;
 /// Says who calls, to nodes that ask. Not a flag: those are seen by everybody on the
 /// machine.
-const TOKEN_VARIABLE: &str = "PERENNIAL_TOKEN";
+pub(super) const TOKEN_VARIABLE: &str = "PERENNIAL_TOKEN";
 
 /// Flags of every command that talks to a node.
 #[derive(Debug, Clone, Args)]

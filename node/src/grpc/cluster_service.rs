@@ -16,6 +16,8 @@ use perennial_sharding::control_plane::{ControlPlane, Leadership};
 use perennial_sharding::wall_clock::unix_millis;
 use tonic::{Request, Response, Status};
 
+use super::audit::{AdminAction, Audit};
+use super::client::Client;
 use super::request::parse_entity;
 use super::status::{ServiceError, status_of};
 use crate::intake::Intake;
@@ -27,6 +29,7 @@ use crate::proto::v1::get_cluster_response::{Member, RecentEvent, Shard};
 pub(crate) struct ClusterService {
     pub(crate) intake: Arc<Intake>,
     pub(crate) view: ClusterView,
+    pub(crate) audit: Arc<Audit>,
 }
 
 #[tonic::async_trait]
@@ -88,11 +91,17 @@ impl v1::cluster_service_server::ClusterService for ClusterService {
         &self,
         request: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::DrainResponse>, Status> {
+        let client = Client::of(request.extensions())?;
         let v1::DrainRequest { node_id, remove } = request.into_inner();
-        let state = self.view.state();
-        let leave = leave(&state, &node_id, remove)?;
-        let proposed = self.view.control().propose(leave).await;
-        proposed.map_err(ServiceError::from)?;
+        let draining = async {
+            let leave = leave(&self.view.state(), &node_id, remove)?;
+            Ok(self.view.control().propose(leave).await?)
+        };
+        let action = AdminAction::Drain {
+            node_id: node_id.clone(),
+            remove,
+        };
+        self.audit.admin(&client, &action, draining).await?;
         Ok(Response::new(v1::DrainResponse {}))
     }
 
@@ -100,11 +109,19 @@ impl v1::cluster_service_server::ClusterService for ClusterService {
         &self,
         request: Request<v1::PassivateRequest>,
     ) -> Result<Response<v1::PassivateResponse>, Status> {
+        let client = Client::of(request.extensions())?;
         let asked = request.into_inner();
-        let (_, persistence_id) = parse_entity(&self.intake, &asked.entity_type, &asked.entity_id)?;
-        let _in_flight = self.intake.admission.admit().map_err(status_of)?;
-        let passivated = self.intake.region.passivate(&persistence_id).await;
-        passivated.map_err(status_of)?;
+        let passivating = async {
+            let (_, persistence_id) =
+                parse_entity(&self.intake, &asked.entity_type, &asked.entity_id)?;
+            let _in_flight = self.intake.admission.admit()?;
+            Ok(self.intake.region.passivate(&persistence_id).await?)
+        };
+        let action = AdminAction::Passivate {
+            entity_type: asked.entity_type.clone(),
+            entity_id: asked.entity_id.clone(),
+        };
+        self.audit.admin(&client, &action, passivating).await?;
         Ok(Response::new(v1::PassivateResponse {}))
     }
 }

@@ -19,12 +19,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use super::client::Client;
 use super::deadline::Deadline;
 use super::entity_service::response_of;
 use super::paced::CutOff;
 use super::request::{ParsedCommand, parse_command};
 use super::status::{ServiceError, explained, message_of, status_of};
 use crate::admission::InFlight;
+use crate::auth::Right;
 use crate::intake::Intake;
 use crate::proto::v1::{SendRequest, SendResponse};
 
@@ -38,6 +40,7 @@ type ResponsePlace = mpsc::OwnedPermit<Result<SendResponse, Status>>;
 /// One stream of commands.
 pub(super) struct CommandStream {
     intake: Arc<Intake>,
+    client: Client,
     deadline: Option<Deadline>,
     responses: mpsc::Sender<Result<SendResponse, Status>>,
     cut_off: CutOff<SendResponse>,
@@ -74,6 +77,7 @@ struct Refusal {
 impl CommandStream {
     pub(super) fn new(
         intake: Arc<Intake>,
+        client: Client,
         responses: mpsc::Sender<Result<SendResponse, Status>>,
         cut_off: CutOff<SendResponse>,
         deadline: Option<Deadline>,
@@ -81,6 +85,7 @@ impl CommandStream {
         let (answers, answered) = mpsc::channel(OUTSTANDING_MAX);
         Self {
             intake,
+            client,
             deadline,
             responses,
             cut_off,
@@ -93,15 +98,16 @@ impl CommandStream {
     }
 
     /// Runs until the client has sent all and every command is answered. When
-    /// the client goes away or the node stops, nothing more is read, but what
-    /// was read is finished.
+    /// the client goes away, its token expires or the node stops, nothing more is
+    /// read, but what was read is finished.
     pub(super) async fn run(
         mut self,
         mut requests: Streaming<SendRequest>,
         stopping: CancellationToken,
     ) {
         let stopped = stopping.cancelled();
-        tokio::pin!(stopped);
+        let expired = self.client.validity().over();
+        tokio::pin!(stopped, expired);
         let mut reading = true;
         let mut last_status = None;
         let mut free_place: Option<ResponsePlace> = None;
@@ -125,6 +131,10 @@ impl CommandStream {
                     // For the commands that were sent and not read: they can
                     // safely be sent again.
                     last_status = Some(ServiceError::Stopping.into());
+                }
+                error = &mut expired, if reading => {
+                    reading = false;
+                    last_status = Some(error.into());
                 }
                 place = self.responses.clone().reserve_owned(), if reading && free_place.is_none() => {
                     // Fails when the client is gone.
@@ -188,7 +198,8 @@ impl CommandStream {
         place: ResponsePlace,
     ) -> Result<(), (ServiceError, ResponsePlace)> {
         let intake = Arc::clone(&self.intake);
-        let parsed = match parse_command(&intake, send) {
+        let allowed = self.client.may(Right::Send, &send.entity_type);
+        let parsed = match allowed.and_then(|()| parse_command(&intake, send)) {
             Ok(parsed) => parsed,
             Err(error) => return Err((error, place)),
         };

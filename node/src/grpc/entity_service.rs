@@ -15,12 +15,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::audit::{AdminAction, Audit};
+use super::client::Client;
 use super::command_stream::{CommandStream, OUTSTANDING_MAX};
 use super::deadline::Deadline;
 use super::paced::{Responses, paced};
 use super::request::{ParsedCommand, parse_command, parse_entity};
 use super::run_to_end;
 use super::status::{ServiceError, status_of};
+use crate::auth::Right;
 use crate::intake::Intake;
 use crate::proto::v1;
 
@@ -33,6 +36,7 @@ const PAGE_SIZE_MAX: u32 = 1000;
 pub(crate) struct EntityService {
     pub(crate) intake: Arc<Intake>,
     pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) audit: Arc<Audit>,
     /// Cancelled when the node begins to stop.
     pub(crate) stopping: CancellationToken,
     /// Streams that are not finished.
@@ -48,8 +52,11 @@ impl v1::entity_service_server::EntityService for EntityService {
         request: Request<v1::SendRequest>,
     ) -> Result<Response<v1::SendResponse>, Status> {
         let deadline = Deadline::of_call(request.metadata(), Instant::now());
+        let client = Client::of(request.extensions())?;
         let mut send = request.into_inner();
-        let parsed = parse_command(&self.intake, &mut send)
+        let allowed = client.may(Right::Send, &send.entity_type);
+        let parsed = allowed
+            .and_then(|()| parse_command(&self.intake, &mut send))
             .inspect_err(|error| self.intake.refused(&send.entity_type, error.reason()))?;
         let ParsedCommand {
             served,
@@ -69,8 +76,10 @@ impl v1::entity_service_server::EntityService for EntityService {
         request: Request<Streaming<v1::SendRequest>>,
     ) -> Result<Response<Self::SendStreamStream>, Status> {
         let deadline = Deadline::of_call(request.metadata(), Instant::now());
+        let client = Client::of(request.extensions())?;
         let (sender, cut_off, responses) = paced(OUTSTANDING_MAX, self.slow_reader_timeout);
-        let stream = CommandStream::new(Arc::clone(&self.intake), sender, cut_off, deadline);
+        let stream =
+            CommandStream::new(Arc::clone(&self.intake), client, sender, cut_off, deadline);
         let stopping = self.stopping.clone();
         // A task, not part of the response: when the client goes away, what it
         // sent is still in work, and counted until it is done.
@@ -84,7 +93,9 @@ impl v1::entity_service_server::EntityService for EntityService {
         request: Request<v1::GetStateRequest>,
     ) -> Result<Response<v1::GetStateResponse>, Status> {
         let deadline = Deadline::of_call(request.metadata(), Instant::now());
+        let client = Client::of(request.extensions())?;
         let get = request.into_inner();
+        client.may(Right::Read, &get.entity_type)?;
         let (_, persistence_id) = parse_entity(&self.intake, &get.entity_type, &get.entity_id)?;
         let answer = match get.at_sequence_nr {
             None => {
@@ -118,7 +129,9 @@ impl v1::entity_service_server::EntityService for EntityService {
         &self,
         request: Request<v1::ListEntitiesRequest>,
     ) -> Result<Response<v1::ListEntitiesResponse>, Status> {
+        let client = Client::of(request.extensions())?;
         let list = request.into_inner();
+        client.may(Right::Read, &list.entity_type)?;
         let served = self
             .intake
             .served_type(&list.entity_type)
@@ -162,9 +175,26 @@ impl v1::entity_service_server::EntityService for EntityService {
         request: Request<v1::DeleteEntityRequest>,
     ) -> Result<Response<v1::DeleteEntityResponse>, Status> {
         let deadline = Deadline::of_call(request.metadata(), Instant::now());
+        let client = Client::of(request.extensions())?;
         let asked = request.into_inner();
+        let action = AdminAction::DeleteEntity {
+            entity_type: asked.entity_type.clone(),
+            entity_id: asked.entity_id.clone(),
+        };
+        let deleted = self.delete(&asked, deadline);
+        let sequence_nr = self.audit.admin(&client, &action, deleted).await?.get();
+        Ok(Response::new(v1::DeleteEntityResponse { sequence_nr }))
+    }
+}
+
+impl EntityService {
+    async fn delete(
+        &self,
+        asked: &v1::DeleteEntityRequest,
+        deadline: Option<Deadline>,
+    ) -> Result<SequenceNr, ServiceError> {
         let (_, persistence_id) = parse_entity(&self.intake, &asked.entity_type, &asked.entity_id)?;
-        let in_flight = self.intake.admission.admit().map_err(status_of)?;
+        let in_flight = self.intake.admission.admit()?;
         let region = self.intake.region.clone();
         let deleted = run_to_end(async move {
             let deleted = region.delete(&persistence_id).await;
@@ -182,8 +212,7 @@ impl v1::entity_service_server::EntityService for EntityService {
                 }
             },
         };
-        let sequence_nr = deleted.map_err(status_of)?.get();
-        Ok(Response::new(v1::DeleteEntityResponse { sequence_nr }))
+        Ok(deleted?)
     }
 }
 

@@ -18,10 +18,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
+use super::client::{Client, Validity};
 use super::paced::{CutOff, Responses, paced};
 use super::request::parse_entity;
 use super::run_to_end;
 use super::status::{ServiceError, status_of};
+use crate::auth::Right;
 use crate::intake::Intake;
 use crate::proto::v1;
 
@@ -55,7 +57,9 @@ impl v1::event_service_server::EventService for EventService {
         &self,
         request: Request<v1::EventsRequest>,
     ) -> Result<Response<Self::EventsStream>, Status> {
+        let client = Client::of(request.extensions())?;
         let asked = request.into_inner();
+        client.may(Right::Events, &asked.entity_type)?;
         let (_, persistence_id) = parse_entity(&self.intake, &asked.entity_type, &asked.entity_id)?;
         // A stream counts as one request in work for as long as it is open.
         let in_flight = self.intake.admission.admit().map_err(status_of)?;
@@ -72,6 +76,7 @@ impl v1::event_service_server::EventService for EventService {
             follow: asked.follow,
             events,
             cut_off,
+            validity: client.validity(),
         };
         let stopping = self.stopping.clone();
         self.streams.spawn(async move {
@@ -123,6 +128,8 @@ struct Reader {
     follow: bool,
     events: mpsc::Sender<Result<v1::Event, Status>>,
     cut_off: CutOff<v1::Event>,
+    /// How long the client is who it was.
+    validity: Validity,
 }
 
 /// Why a reader stops before its range is read.
@@ -134,8 +141,8 @@ enum Stopped {
 }
 
 impl Reader {
-    /// Ends when the range is read, the client goes away or the node stops; always
-    /// between two pages, because a read of the journal is never dropped half-way.
+    /// Ends when the range is read, the client goes away, its token expires or the node
+    /// stops; never while the journal is read, because that is not dropped half-way.
     async fn run(mut self, stopping: CancellationToken) {
         while self.next <= self.to {
             let page = match stopping.is_cancelled() {
@@ -145,6 +152,10 @@ impl Reader {
             match page {
                 Ok(0) if !self.follow => return,
                 Ok(0) => tokio::select! {
+                    error = self.validity.over() => {
+                        let _ = self.send(Err(error.into())).await;
+                        return;
+                    }
                     () = stopping.cancelled() => {}
                     () = self.events.closed() => return,
                     () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
@@ -177,7 +188,12 @@ impl Reader {
                 return Err(Stopped::Failed(self.gap(event.sequence_nr).await));
             }
             self.next = event.sequence_nr.next();
-            self.send(Ok(message_of(event))).await?;
+            // Also while the client is slow: nothing is sent to somebody else.
+            tokio::select! {
+                biased;
+                error = self.validity.over() => return Err(Stopped::Failed(error)),
+                sent = self.send(Ok(message_of(event))) => sent?,
+            }
         }
         Ok(count)
     }

@@ -1,6 +1,7 @@
 //! Puts the services, health and reflection on the port for clients.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -15,6 +16,7 @@ use tonic_health::server::HealthReporter;
 use super::cluster_service::ClusterService;
 use super::entity_service::EntityService;
 use super::event_service::EventService;
+use super::gate::{Gate, gate};
 use super::status::explained;
 use crate::connections::connection::Connection;
 use crate::connections::{ConnectionLimits, http2};
@@ -28,6 +30,8 @@ pub(crate) struct Services {
     pub(crate) entities: EntityService,
     pub(crate) events: EventService,
     pub(crate) cluster: ClusterService,
+    /// Whom they are served to.
+    pub(crate) gate: Arc<Gate>,
 }
 
 /// Why the services cannot be served.
@@ -73,7 +77,8 @@ pub(crate) fn serve(
         .add_service(HealthServer::new(health_service))
         .add_service(reflection)
         .into_axum_router()
-        .layer(axum::middleware::map_response(explain));
+        .layer(axum::middleware::map_response(explain))
+        .layer(axum::middleware::from_fn_with_state(services.gate, gate));
     Ok(http2::serve(
         "client",
         connections,

@@ -18,6 +18,8 @@ use perennial_sharding::control_plane::ProposeError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::auth::{AuthError, Denied};
+
 /// The domain of every `ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "perennial";
 
@@ -44,6 +46,7 @@ pub const REASONS: &[&str] = &[
     "PAGE_TOKEN_INVALID",
     "PAYLOAD_INVALID",
     "PAYLOAD_TOO_LARGE",
+    "PERMISSION_DENIED",
     "PERSIST_FAILED",
     "PERSIST_REJECTED",
     "RECOVERY_FAILED",
@@ -53,6 +56,7 @@ pub const REASONS: &[&str] = &[
     "SINGLE_NODE",
     "SLOW_READER",
     "STASH_FULL",
+    "UNAUTHENTICATED",
     "WRITER_CONFLICT",
 ];
 
@@ -111,6 +115,18 @@ pub(crate) enum ServiceError {
     SlowReader {
         /// The limit.
         after: Duration,
+    },
+    /// It is not known who calls.
+    #[error(transparent)]
+    Unauthenticated(#[from] AuthError),
+    /// Who calls may not do this.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// A call that nobody is allowed, because no right is set down for it.
+    #[error("{path:.80} is not a call that clients of this service may make: check its name")]
+    NoRow {
+        /// As the client wrote it.
+        path: String,
     },
     /// The node is shutting down and takes nothing on.
     #[error("the node is stopping: send again to another, or later")]
@@ -216,6 +232,8 @@ impl ServiceError {
             Self::SingleNode => "SINGLE_NODE",
             Self::SlowReader { .. } => "SLOW_READER",
             Self::Propose(_) => "NO_LEADER",
+            Self::Unauthenticated(_) => "UNAUTHENTICATED",
+            Self::Denied(_) | Self::NoRow { .. } => "PERMISSION_DENIED",
             Self::Journal(JournalError::Unavailable { .. }) => "JOURNAL_UNAVAILABLE",
             Self::Journal(JournalError::Corrupt { .. }) => "RECOVERY_FAILED",
             Self::Journal(JournalError::Fenced { .. }) | Self::Stopping => "SHARD_UNAVAILABLE",
@@ -244,6 +262,13 @@ fn judge(error: &ServiceError) -> Verdict {
             applied: Applied::Unknown,
             ..Verdict::new(Code::ResourceExhausted, reason)
         },
+        ServiceError::Unauthenticated(error) => {
+            Verdict::new(Code::Unauthenticated, reason).with("cause", &error.cause())
+        }
+        ServiceError::Denied(denied) => {
+            Verdict::new(Code::PermissionDenied, reason).with("right", &denied.right)
+        }
+        ServiceError::NoRow { .. } => Verdict::new(Code::PermissionDenied, reason),
         ServiceError::SingleNode => Verdict::new(Code::FailedPrecondition, reason),
         ServiceError::Propose(error) => Verdict {
             applied: match error {

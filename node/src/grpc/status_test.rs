@@ -275,6 +275,25 @@ fn every_service_error_has_its_row() {
             (Code::Unavailable, "JOURNAL_UNAVAILABLE", NO, true),
         ),
         (
+            AuthError::Expired.into(),
+            (Code::Unauthenticated, "UNAUTHENTICATED", NO, false),
+        ),
+        (
+            Denied {
+                name: "ada".into(),
+                right: "send",
+                entity_type: Some("cart".into()),
+            }
+            .into(),
+            (Code::PermissionDenied, "PERMISSION_DENIED", NO, false),
+        ),
+        (
+            ServiceError::NoRow {
+                path: "/x.Y/Z".into(),
+            },
+            (Code::PermissionDenied, "PERMISSION_DENIED", NO, false),
+        ),
+        (
             ServiceError::Stopping,
             (Code::Unavailable, "SHARD_UNAVAILABLE", NO, true),
         ),

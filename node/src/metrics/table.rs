@@ -483,6 +483,37 @@ pub static METRICS: &[MetricInfo] = &[
         what_to_do: "Near its limit new ones are refused: see which clients open so many.",
     },
     MetricInfo {
+        name: "perennial_auth_denials_total",
+        kind: Counter,
+        unit: "calls",
+        labels: &[Label {
+            name: "reason",
+            values: "what is wrong with the token, or `right_` and the right that is missing",
+        }],
+        meaning: "Calls of clients that were refused because they are not known or may not.",
+        what_to_do: "`expired`: a client does not renew its token. `key_unknown`: bring the issuer's new keys. \
+                     `right_…`: a rule is missing, or somebody tries; admin calls are in the audit log.",
+    },
+    MetricInfo {
+        name: "perennial_jwks_reloads_total",
+        kind: Counter,
+        unit: "files",
+        labels: &[Label {
+            name: "result",
+            values: "`replaced`, `failed`",
+        }],
+        meaning: "Times that the file with the keys of tokens changed.",
+        what_to_do: "`failed`: the keys before it stay in use; the log says what is wrong with the file.",
+    },
+    MetricInfo {
+        name: "perennial_jwks_keys",
+        kind: Gauge,
+        unit: "keys",
+        labels: &[],
+        meaning: "Keys that tokens are checked with.",
+        what_to_do: "One more than usual while the issuer changes keys; less than expected: the log says which are left out.",
+    },
+    MetricInfo {
         name: "perennial_connections_refused_total",
         kind: Counter,
         unit: "connections",

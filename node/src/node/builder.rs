@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic_health::server::HealthReporter;
 
+use super::client_access::{client_access, follow_keys};
 use super::cluster_part::{ClusterPart, ClusterPartSetup};
 use super::cluster_view::ClusterView;
 use super::engine_place::EnginePlace;
@@ -29,9 +30,11 @@ use crate::admission::Admission;
 use crate::config::Settings;
 use crate::connections::http1;
 use crate::data_dir::DataDir;
+use crate::grpc::audit::Audit;
 use crate::grpc::cluster_service::ClusterService;
 use crate::grpc::entity_service::EntityService;
 use crate::grpc::event_service::EventService;
+use crate::grpc::gate::Gate;
 use crate::grpc::server::{self, Services};
 use crate::http::{self, Readiness};
 use crate::intake::Intake;
@@ -217,6 +220,7 @@ impl NodeBuilder {
             None => Arc::new(MemoryDisk::default()),
         };
         let recorder = metrics::install()?;
+        let (access, keys) = client_access(settings, &self.types).await?;
         // Everything started below ends with this token: when the node stops, and
         // when starting fails half-way.
         let closing = CancellationToken::new();
@@ -314,10 +318,19 @@ impl NodeBuilder {
         let streams = TaskTracker::new();
         let health = HealthReporter::new();
         server::set_health(&health, false).await;
+        if let Some(follow) = keys.and_then(|keys| follow_keys(keys, &access)) {
+            tokio::spawn(closing.clone().run_until_cancelled_owned(follow));
+        }
+        let audit = Arc::new(Audit::default());
         let services = Services {
+            gate: Arc::new(Gate {
+                access,
+                audit: Arc::clone(&audit),
+            }),
             entities: EntityService {
                 intake: Arc::clone(&intake),
                 journal: Arc::clone(&storage.journal),
+                audit: Arc::clone(&audit),
                 stopping: stopping.clone(),
                 streams: streams.clone(),
                 slow_reader_timeout: settings.limits.slow_reader_timeout,
@@ -332,6 +345,7 @@ impl NodeBuilder {
             cluster: ClusterService {
                 intake: Arc::clone(&intake),
                 view,
+                audit,
             },
         };
         let serving = server::serve(

@@ -9,7 +9,8 @@ use perennial_sharding::forming::entry::EntryError;
 use perennial_sharding::forming::presence::PresenceEnd;
 use perennial_sharding::raft::RaftError;
 
-use crate::config::InvalidClusterSettings;
+use crate::auth::JwksFileError;
+use crate::config::{InvalidClusterSettings, SettingsError};
 use crate::data_dir::DataDirError;
 use crate::grpc::server::ServeError;
 use crate::tls::TlsError;
@@ -90,6 +91,12 @@ pub enum NodeError {
     /// Settings of the cluster contradict each other.
     #[error(transparent)]
     Settings(#[from] InvalidClusterSettings),
+    /// Authentication is set up by halves.
+    #[error(transparent)]
+    AuthSettings(#[from] SettingsError),
+    /// The keys of tokens cannot be read.
+    #[error("{0}: {source}", source = std::error::Error::source(.0).map(ToString::to_string).unwrap_or_default())]
+    Jwks(#[from] JwksFileError),
     /// The port for other nodes failed.
     #[error("the port for other nodes failed: {0}")]
     Peers(#[from] tonic::transport::Error),

@@ -171,6 +171,28 @@ fn files_are_where_they_are_looked_for() {
         );
     }
 
+    let auth = documents("kubernetes/components/auth/node.yaml")
+        .remove(0)
+        .yaml;
+    let pod = &auth["spec"]["template"]["spec"];
+    let folder = pod["containers"][0]["volumeMounts"][0]["mountPath"].as_str();
+    let keys = list(&pod["containers"][0], "/env")
+        .iter()
+        .find(|variable| variable["name"] == "PERENNIAL_NODE__AUTH__JWT__JWKS_FILE")
+        .unwrap();
+    assert_eq!(
+        keys["value"],
+        format!("{}/jwks.json", folder.unwrap()).as_str()
+    );
+    // Made by hand, under the name and with the file that are said to make.
+    let said = read("kubernetes/components/auth/kustomization.yaml");
+    let made = format!(
+        "create configmap {} --from-file=jwks.json",
+        pod["volumes"][0]["configMap"]["name"].as_str().unwrap()
+    );
+    assert!(said.contains(&made), "{made}");
+    assert!(read("RUNBOOK.md").contains(&made), "{made}");
+
     let nodes = base("statefulset.yaml").yaml;
     let container = &nodes["spec"]["template"]["spec"]["containers"][0];
     let data = list(container, "/volumeMounts")

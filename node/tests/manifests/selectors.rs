@@ -142,7 +142,7 @@ fn no_kustomization_fills_selectors_or_changes_names() {
             }
         }
     }
-    assert_eq!(seen, 7);
+    assert_eq!(seen, 8);
 }
 
 /// YAML reads `n`, `on` and `no` as truth values where a name was meant.

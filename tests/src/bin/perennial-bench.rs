@@ -14,7 +14,7 @@ use perennial_tests::bench::memory::MemoryOptions;
 use perennial_tests::bench::recovery::RecoveryOptions;
 use perennial_tests::bench::service::ServiceOptions;
 use perennial_tests::bench::{
-    Options, Shape, cluster, echo, hot, journal, memory, recovery, service,
+    Options, Shape, auth, cluster, echo, hot, journal, memory, recovery, service,
 };
 use perennial_tests::binaries::build_perennial;
 
@@ -37,6 +37,8 @@ enum Command {
     /// One node against several on this machine, local against forwarded, handoff and
     /// takeover.
     Cluster(cluster::Options),
+    /// Finding out who calls, by a token.
+    Auth,
     /// Serves as the floor of the measurement; started by others.
     #[command(name = echo::SUBCOMMAND, hide = true)]
     EchoServer {
@@ -51,6 +53,10 @@ async fn main() -> Result<()> {
     if let Command::EchoServer { listen } = command {
         return echo::serve(listen).await;
     }
+    if let Command::Auth = command {
+        println!("{}", auth::run()?);
+        return Ok(());
+    }
     build_perennial()?;
     let report = match &command {
         Command::Commands(options) => service::run(Shape::Commands, options).await?,
@@ -60,7 +66,7 @@ async fn main() -> Result<()> {
         Command::Recovery(options) => recovery::run(options).await?,
         Command::Memory(options) => memory::run(options).await?,
         Command::Cluster(options) => cluster::run(options).await?,
-        Command::EchoServer { .. } => return Ok(()),
+        Command::Auth | Command::EchoServer { .. } => return Ok(()),
     };
     println!("{report}");
     Ok(())
