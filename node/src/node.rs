@@ -6,7 +6,8 @@
 //! 2. The ports are bound and their certificates read (`ports.rs`): a port in use is
 //!    found before anything is changed.
 //! 3. The HTTP port serves: alive, not ready.
-//! 4. The journal is opened (and its schema brought up to date, if asked for).
+//! 4. The journal is opened (and its schema brought up to date, if asked for). `serve`
+//!    waits for a database that is not there yet (`journal_wait.rs`).
 //! 5. The cluster and the node's place in it are looked up, and an incarnation is
 //!    begun: from here on no earlier session of this node can write (I-2).
 //! 6. The node takes its part in the raft group, and forms the cluster if nobody
@@ -40,6 +41,7 @@ pub(crate) mod engine_place;
 mod error;
 mod identity;
 mod journal_url;
+mod journal_wait;
 mod membership;
 mod peers;
 mod ports;

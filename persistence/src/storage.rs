@@ -156,6 +156,30 @@ pub enum StorageError {
     },
 }
 
+impl StorageError {
+    /// Whether it may pass while one waits: the database does not answer (yet), or has
+    /// a schema that is still to be made or brought up to date.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::SchemaOutdated { .. } => true,
+            Self::Database { source, .. } => does_not_answer(source),
+            _ => false,
+        }
+    }
+}
+
+/// Whether a server is not there, starts, stops, or has no connection left.
+fn does_not_answer(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.starts_with("57P0") || code.starts_with("53")),
+        _ => false,
+    }
+}
+
 impl Storage {
     /// A storage of other backends than those of this crate. Recoveries read the
     /// journal and the snapshot store one by one; a backend that can read many

@@ -34,9 +34,17 @@ pub struct NodeOptions {
     environment: Vec<(String, String)>,
     peer_ip: Option<IpAddr>,
     advertise_peer: Option<SocketAddr>,
+    serve: bool,
 }
 
 impl NodeOptions {
+    /// `perennial serve` instead of `perennial dev`; it needs a journal.
+    #[must_use]
+    pub fn serve(mut self) -> Self {
+        self.serve = true;
+        self
+    }
+
     /// Another binary than the stock one.
     #[must_use]
     pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
@@ -339,7 +347,7 @@ impl NodeProcess {
             .open(self.output_path())?;
         let mut command = isolated(&binary);
         command
-            .arg("dev")
+            .arg(if self.options.serve { "serve" } else { "dev" })
             .args(["--listen", &self.ports.grpc.to_string()])
             .args(["--http", &self.ports.http.to_string()])
             .args(["--peer-listen", &self.ports.peer.to_string()])

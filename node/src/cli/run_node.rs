@@ -90,14 +90,14 @@ pub(super) async fn dev(
     run(builders, output, |node| tries(node.grpc_address(), &types)).await
 }
 
-/// A node to rely on: it is told where its journal is, and does not change the
-/// journal's schema.
+/// A node to rely on: it is told where its journal is, waits for it, and does not
+/// change its schema.
 pub(super) async fn serve(
     builder: NodeBuilder,
     args: ServeArgs,
     output: Output,
 ) -> Result<(), Failure> {
-    let mut builder = configured(builder, args.node, false)?;
+    let mut builder = configured(builder, args.node, false)?.wait_for_journal();
     if args.insecure {
         builder = builder.insecure();
     }

@@ -22,6 +22,7 @@ use super::cluster_part::{ClusterPart, ClusterPartSetup};
 use super::cluster_view::ClusterView;
 use super::engine_place::EnginePlace;
 use super::journal_url::journal_url;
+use super::journal_wait::until_there;
 use super::ports::{Addresses, Ports};
 use super::ready::{follow_readiness, until_up};
 use super::shared_journal::SharedJournal;
@@ -60,6 +61,7 @@ pub struct NodeBuilder {
     insecure: bool,
     data_dir: Option<PathBuf>,
     migrate: bool,
+    wait_for_journal: bool,
     types: EntityTypes,
     registration: Result<(), RegistrationError>,
 }
@@ -77,6 +79,7 @@ impl Default for NodeBuilder {
             insecure: false,
             data_dir: None,
             migrate: false,
+            wait_for_journal: false,
             types: EntityTypes::new(),
             registration: Ok(()),
         }
@@ -199,6 +202,17 @@ impl NodeBuilder {
         }
     }
 
+    /// Waits at the start for a database that does not answer yet, and for a schema
+    /// that has still to be made or brought up to date, for as long as it takes; the
+    /// log says for what. Without it both are errors.
+    #[must_use]
+    pub fn wait_for_journal(self) -> Self {
+        Self {
+            wait_for_journal: true,
+            ..self
+        }
+    }
+
     /// Starts the node. It takes commands when this returns.
     ///
     /// # Errors
@@ -256,7 +270,9 @@ impl NodeBuilder {
         ));
         tokio::spawn(closing.clone().run_until_cancelled_owned(keep_up(recorder)));
 
-        let storage = self.open_storage(&url).await?;
+        let storage = self
+            .patiently(async || self.open_storage(&url).await)
+            .await?;
         let limits = PeerLimits::of_payload(settings.engine.max_payload);
         let transport = GrpcTransport::new(limits, source_of(peer_address));
         let transport: Arc<dyn PeerTransport> = Arc::new(match ports.peer_tls {
@@ -279,7 +295,8 @@ impl NodeBuilder {
             engine: settings.engine.clone(),
             reads: settings.cluster.reads,
         };
-        let mut cluster_part = ClusterPart::enter_at(setup, place).await?;
+        let entering = async || ClusterPart::enter_at(setup.clone(), place.clone()).await;
+        let mut cluster_part = self.patiently(entering).await?;
         let peer_task = tokio::spawn(peer_server::serve(
             ports.peer.open(closing.clone()),
             cluster_part.peers(),
@@ -400,6 +417,18 @@ impl NodeBuilder {
             (StorageUrl::Memory, _) => Ok((url, None)),
             (_, Some(path)) => Ok((url, Some(path))),
             (_, None) => Err(NodeError::DataDirRequired),
+        }
+    }
+
+    /// What needs the journal, once it is there.
+    async fn patiently<T>(
+        &self,
+        mut attempt: impl AsyncFnMut() -> Result<T, NodeError>,
+    ) -> Result<T, NodeError> {
+        if self.wait_for_journal {
+            until_there(attempt).await
+        } else {
+            attempt().await
         }
     }
 

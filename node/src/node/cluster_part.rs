@@ -43,6 +43,7 @@ const HANDOVER_MAX: Duration = Duration::from_secs(10);
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// What a node's part in a cluster is made of.
+#[derive(Clone)]
 pub struct ClusterPartSetup {
     /// The entities it can run.
     pub types: EntityTypes,
