@@ -1,153 +1,34 @@
 """A cluster of containers, from the image to its failures. Started by `deploy/test
 --containers`; with names of steps it does those only, for when one of them is worked on:
 
-    containers.py [image] [one-node] [rolling-restart] [cut] [stranger]
+    containers.py [image] [one-node] [rolling-restart] [cut] [stranger] [compose] [runbook]
 
-It needs root and a Debian machine, and takes nothing from registries of images: the base
-is made by debootstrap, and where no Docker daemon answers, one is unpacked and started
-with everything it writes below target/deploy/docker. Everything it made in Docker is
-removed at the end, the images excepted.
+It takes nothing from registries of images: see docker_host.py. Everything it made in
+Docker is removed at the end, the images excepted.
 """
 
-import hashlib
 import json
-import os
-import pathlib
-import shutil
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 
+import runbook
+import runbook_sections
+from certificates import authority, certificate
+from compose import try_compose
 from containers_load import Load
+from docker_host import (
+    BUILD_IMAGE, DEBIAN_IMAGE, FOLDER, IMAGE, ROOT, Docker, make_build_image, make_debian, run, say, until,
+)
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-OUT = ROOT / "target" / "deploy"
-FOLDER = OUT / "docker"
 NETWORK = "perennial-test"
-# Made anew for other dependencies.
-LOCKED = hashlib.sha256((ROOT / "Cargo.lock").read_bytes()).hexdigest()[:12]
-BASE_IMAGE = f"perennial-test-base:{LOCKED}"
-IMAGE = "perennial-test"
 NODES = ["node-1", "node-2", "node-3"]
 POSTGRES = "perennial-test-postgres"
 JOURNAL = f"postgres://perennial:perennial@{POSTGRES}/perennial"
 # Longer than node.drain_timeout.
 STOP_WITHIN_S = 40
-# A loaded machine needs long for what takes seconds elsewhere.
-PATIENCE_S = 180
-
-
-def run(*command, check=True, **options):
-    """Runs a command and returns what it printed."""
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=False, **options)
-    if check and done.returncode != 0:
-        sys.exit(f"failed with {done.returncode}: {' '.join(map(str, command))}\n{done.stdout}")
-    return done.stdout.strip() if check else done
-
-
-def until(what, condition, within_s=PATIENCE_S):
-    """Waits for something that has to happen."""
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            sys.exit(f"not within {within_s} s: {what}")
-        time.sleep(0.2)
-    return value
-
-
-def say(text):
-    print(text, flush=True)
-
-
-# ---- Docker and the base
-
-
-class Docker:
-    """The daemon that answers already, or one of our own."""
-
-    def __init__(self):
-        # The builder that finds Containerfile.dockerignore.
-        self.environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
-        self.daemon = None
-        if shutil.which("docker") and self._answers():
-            return
-        if os.geteuid() != 0:
-            sys.exit("no Docker daemon answers, and starting one needs root")
-        unpack("docker.io", "containerd", "runc")
-        # Its name server for containers redirects a port inside of theirs with iptables.
-        unpack("iptables", "libip4tc2", "libip6tc2", "libxtables12", "libnftnl11", "libmnl0")
-        root = FOLDER / "root"
-        iptables = root / "usr/sbin/iptables"
-        if not iptables.is_symlink():
-            iptables.symlink_to("xtables-legacy-multi")
-        libraries = next(root.glob("usr/lib/*-linux-gnu"))
-        self.environment["LD_LIBRARY_PATH"] = str(libraries)
-        self.environment["XTABLES_LIBDIR"] = str(libraries / "xtables")
-        self.environment["PATH"] = f"{root}/usr/bin:{root}/usr/sbin:{os.environ['PATH']}"
-        self.environment["DOCKER_HOST"] = f"unix://{FOLDER}/docker.sock"
-        with open(FOLDER / "dockerd.log", "w", encoding="utf-8") as log:
-            # Containers talk to each other and to this machine, and to nobody else, so no
-            # packet filter has to be touched.
-            command = [
-                "dockerd", "--iptables=false", "--ip6tables=false", "--ip-masq=false",
-                "--bridge=none", f"--data-root={FOLDER}/data", f"--exec-root={FOLDER}/exec",
-                f"--pidfile={FOLDER}/docker.pid", f"--host={self.environment['DOCKER_HOST']}",
-            ]
-            self.daemon = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
-        until(f"dockerd answers; see {FOLDER}/dockerd.log", self._answers)
-
-    def __call__(self, *arguments, check=True, **options):
-        return run("docker", *arguments, check=check, env=self.environment, **options)
-
-    def _answers(self):
-        asked = ["docker", "version", "--format", "{{.Server.Version}}"]
-        done = subprocess.run(asked, env=self.environment, capture_output=True, check=False)
-        return done.returncode == 0
-
-    def stop(self):
-        if self.daemon:
-            self.daemon.terminate()
-            self.daemon.wait()
-
-
-def unpack(*packages):
-    """Unpacks Debian packages below FOLDER/root. Installing docker.io would start it."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for package in packages:
-        if not list(FOLDER.glob(f"{package}_*.deb")):
-            run("apt-get", "download", "-qq", package, cwd=FOLDER)
-        run("dpkg", "-x", next(FOLDER.glob(f"{package}_*.deb")), FOLDER / "root")
-
-
-def make_base(docker):
-    """A Debian with what builds the image, and with the Postgres of the test."""
-    if docker("images", "--quiet", BASE_IMAGE):
-        return
-    say("making the base: debootstrap, Rust, the sources of all dependencies")
-    unpack("debootstrap")
-    root = FOLDER / "base"
-    run("rm", "-rf", root)
-    include = "gcc,libc6-dev,binutils,ca-certificates,postgresql"
-    environment = {**os.environ, "DEBOOTSTRAP_DIR": str(FOLDER / "root/usr/share/debootstrap")}
-    run(
-        FOLDER / "root/usr/sbin/debootstrap", "--variant=minbase", f"--include={include}",
-        "bookworm", root, "http://deb.debian.org/debian", env=environment,
-    )
-    toolchain = run("rustc", "--print", "sysroot", cwd=ROOT)
-    without_manual = shutil.ignore_patterns("doc")
-    shutil.copytree(toolchain, root / "usr/local", symlinks=True, dirs_exist_ok=True, ignore=without_manual)
-    # With the sources there, the build works without the network.
-    cargo_home = root / "usr/local/cargo"
-    run("cargo", "fetch", "--locked", cwd=ROOT, env={**os.environ, "CARGO_HOME": str(cargo_home)})
-    tar = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
-    changes = ["ENV CARGO_HOME=/usr/local/cargo", "ENV CARGO_NET_OFFLINE=true"]
-    options = [part for change in changes for part in ("--change", change)]
-    docker("import", *options, "-", BASE_IMAGE, stdin=tar.stdout)
-    if tar.wait() != 0:
-        sys.exit("tar failed")
-    run("rm", "-rf", root)
 
 
 # ---- Containers
@@ -213,7 +94,7 @@ def start_database(docker):
     )
     docker(
         "run", "--detach", "--name", POSTGRES, "--hostname", POSTGRES, "--network", NETWORK,
-        "--user=postgres", "--tmpfs=/tmp:mode=1777", BASE_IMAGE, "bash", "-c", script,
+        "--user=postgres", "--tmpfs=/tmp:mode=1777", DEBIAN_IMAGE, "bash", "-c", script,
     )
 
     def made():
@@ -232,39 +113,11 @@ def clean(docker):
         docker("rm", "--force", "--volumes", name, check=False, stderr=subprocess.DEVNULL)
     for name in [*NODES, "stranger"]:
         docker("volume", "rm", "--force", name, check=False, stderr=subprocess.DEVNULL)
+    runbook.clean(docker)
     docker("network", "rm", NETWORK, check=False, stderr=subprocess.DEVNULL)
 
 
-# ---- Certificates
-
-
-def authority(folder, name):
-    folder.mkdir(parents=True, exist_ok=True)
-    run(
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-        "-days", "2", "-subj", f"/CN={name}", "-keyout", folder / "ca.key", "-out", folder / "ca.crt",
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def certificate(folder, authority_folder, name):
-    """A certificate for `name` in `folder`, with the authority that the others are of."""
-    folder.mkdir(parents=True, exist_ok=True)
-    run(
-        "openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-        "-subj", f"/CN={name}", "-keyout", folder / "tls.key", "-out", folder / "tls.csr",
-        stderr=subprocess.DEVNULL,
-    )
-    (folder / "extensions").write_text(f"subjectAltName=DNS:{name}\nextendedKeyUsage=serverAuth,clientAuth\n")
-    run(
-        "openssl", "x509", "-req", "-days", "2", "-in", folder / "tls.csr", "-CA", authority_folder / "ca.crt",
-        "-CAkey", authority_folder / "ca.key", "-CAcreateserial", "-extfile", folder / "extensions",
-        "-out", folder / "tls.crt", stderr=subprocess.DEVNULL,
-    )
-    shutil.copy(authority_folder / "ca.crt", folder / "ca.crt")
-    # The user of the image reads them.
-    for file in folder.iterdir():
-        file.chmod(0o644)
+# ---- Steps
 
 
 def peer_tls(folder):
@@ -276,14 +129,11 @@ def peer_tls(folder):
     )
 
 
-# ---- Steps
-
-
 def build_image(docker):
-    make_base(docker)
+    make_build_image(docker)
     revision = run("git", "rev-parse", "HEAD", cwd=ROOT)
     docker(
-        "build", "--network=none", "--file=deploy/Containerfile", f"--build-arg=BUILD_IMAGE={BASE_IMAGE}",
+        "build", "--network=none", "--file=deploy/Containerfile", f"--build-arg=BUILD_IMAGE={BUILD_IMAGE}",
         f"--build-arg=REVISION={revision}", f"--tag={IMAGE}", ".",
         cwd=ROOT,
     )
@@ -390,12 +240,25 @@ def stranger(docker):
     say("stranger: refused, the others do not mind")
 
 
+def try_runbook(docker):
+    """Every command of RUNBOOK.md that can be tried."""
+    make_debian(docker)
+    trial = runbook.Trial(docker)
+    try:
+        trial.make_images()
+        runbook_sections.try_all(trial)
+    finally:
+        trial.stop()
+
+
 STEPS = {
     "image": build_image,
     "one-node": one_node,
     "rolling-restart": rolling_restart,
     "cut": cut,
     "stranger": stranger,
+    "compose": try_compose,
+    "runbook": try_runbook,
 }
 
 
@@ -408,8 +271,10 @@ def main(names):
         for name in names or STEPS:
             say(f"-- {name}")
             clean(docker)
-            if name != "image":
+            if name not in ("image", "compose"):
                 docker("network", "create", NETWORK)
+            if name not in ("image", "compose", "runbook"):
+                make_debian(docker)
                 start_database(docker)
             STEPS[name](docker)
     finally:

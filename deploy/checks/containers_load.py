@@ -19,12 +19,20 @@ COUNTERS = 200
 PATIENCE_S = 60
 
 
-class Load:
-    """Adds 1 to counters until it is stopped, and knows what they must be."""
+def plain(address):
+    """A client without encryption."""
+    return Client(address)
 
-    def __init__(self, addresses, patient=False):
+
+class Load:
+    """Adds 1 to counters until it is stopped, and knows what they must be. `connect` makes
+    a client out of an address."""
+
+    def __init__(self, addresses, patient=False, connect=plain, patience_s=PATIENCE_S):
         self._patient = patient
-        self._clients = [Client(f"{address}:7400") for address in addresses]
+        self._connect = connect
+        self._patience_s = patience_s
+        self._clients = [connect(f"{address}:7400") for address in addresses]
         # Apart from what earlier loads left.
         self._prefix = uuid.uuid4().hex[:8]
         self._lock = threading.Lock()
@@ -41,7 +49,7 @@ class Load:
 
     def moved(self, index, address):
         """A container may come back with another address."""
-        self._clients[index] = Client(f"{address}:7400")
+        self._clients[index] = self._connect(f"{address}:7400")
 
     def failures(self):
         """What failed, and how often."""
@@ -60,11 +68,13 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def check_sums(self, addresses):
-        """Every counter is what was acknowledged, through every node."""
+    def check_sums(self, addresses, taken_back=False):
+        """Every counter is what was acknowledged, through every node, or nothing where
+        all of it was taken back."""
         for address in addresses:
-            client = Client(f"{address}:7400")
-            for counter, expected in self._sums.items():
+            client = self._connect(f"{address}:7400")
+            for counter, acknowledged in self._sums.items():
+                expected = 0 if taken_back else acknowledged
                 found = client.reply("counter", f"{self._prefix}-{counter}", "get")["value"]
                 assert found == expected, f"counter {counter} through {address}: {found}, not {expected}"
 
@@ -101,7 +111,7 @@ class Load:
             repeatable = failure.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") if self._patient else (
                 failure.code == "UNAVAILABLE" and failure.reason == ""
             )
-            if not repeatable or time.monotonic() - began > PATIENCE_S:
+            if not repeatable or time.monotonic() - began > self._patience_s:
                 return f"{failure.code} {failure.reason} {failure.message}"
             with self._lock:
                 self.repeated += 1

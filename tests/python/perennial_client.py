@@ -56,10 +56,18 @@ def failure_of(error: grpc.RpcError) -> Failure:
 
 
 class Client:
-    """One connection to a node."""
+    """One connection to a node. With credentials it is encrypted, and the node has to
+    prove that it is `name`, or else the host in its address."""
 
-    def __init__(self, address: str):
-        self.channel = grpc.insecure_channel(address)
+    def __init__(self, address: str, credentials=None, name=None):
+        # Or it would wait with connecting because another client's connection failed.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        if credentials is None:
+            self.channel = grpc.insecure_channel(address, options)
+        else:
+            if name:
+                options.append(("grpc.ssl_target_name_override", name))
+            self.channel = grpc.secure_channel(address, credentials, options)
         self.entities = entity_pb2_grpc.EntityServiceStub(self.channel)
         self.events = event_pb2_grpc.EventServiceStub(self.channel)
         self.cluster = cluster_pb2_grpc.ClusterServiceStub(self.channel)

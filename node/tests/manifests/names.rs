@@ -1,10 +1,11 @@
 //! Arguments, variables and settings in manifests, in `compose.yaml` and in the image.
 
 use perennial::Settings;
+use perennial::cli;
 use perennial::config::Source;
 use serde_json::Value;
 
-use crate::command_line::assert_understood;
+use crate::command_line::{assert_understood, find_command};
 use crate::files::{Document, documents, list, manifests, mappings, names_ending, read};
 use crate::to_come;
 
@@ -159,6 +160,10 @@ fn every_variable_is_known_to_the_binary_or_used_in_its_arguments() {
             assert!(used || of_postgres, "{place} is used by nobody");
             continue;
         }
+        if !name.contains("__") {
+            assert!(is_of_a_flag(&name), "{place} is no flag's");
+            continue;
+        }
         let key = name["PERENNIAL_".len()..].replace("__", ".").to_lowercase();
         assert_setting(&place, &key, &value);
         settings += 1;
@@ -167,6 +172,15 @@ fn every_variable_is_known_to_the_binary_or_used_in_its_arguments() {
         settings >= 6,
         "{settings}: variables are not found any more"
     );
+}
+
+/// Whether commands that talk to a node take a flag from this variable.
+fn is_of_a_flag(name: &str) -> bool {
+    let definition = cli::definition();
+    let (health, _) = find_command(&definition, &["health"]);
+    health
+        .get_arguments()
+        .any(|argument| argument.get_env().is_some_and(|variable| variable == name))
 }
 
 #[test]

@@ -44,8 +44,6 @@ fn the_binary_understands_the_runbooks_commands() {
         // What the reader fills in is a number, or a word.
         let words: Vec<String> = command
             .split_whitespace()
-            // Flags of the connection: they are to come.
-            .filter(|word| *word != "$tls")
             .map(|word| word.trim_matches('\'').to_owned())
             .map(|word| if word == "NODE" { "3".to_owned() } else { word })
             .collect();
