@@ -172,7 +172,8 @@ impl StorageError {
 /// Whether a server is not there, starts, stops, or has no connection left.
 fn does_not_answer(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        // The latter when a proxy takes the connection and has no server to pass it to.
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Protocol(_) => true,
         sqlx::Error::Database(error) => error
             .code()
             .is_some_and(|code| code.starts_with("57P0") || code.starts_with("53")),
