@@ -16,6 +16,7 @@ mod access;
 mod bearer;
 mod caller;
 mod claims;
+pub(crate) mod denials;
 mod error;
 mod http;
 mod identity;

@@ -13,6 +13,7 @@ use axum::routing::get;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::auth::Access;
 use crate::node::engine_place::EnginePlace;
 use crate::status_page::{self, StatusPage};
 
@@ -44,6 +45,7 @@ pub(crate) fn router(
     metrics: PrometheusHandle,
     engine: EnginePlace,
     status_page: StatusPage,
+    access: Arc<Access>,
 ) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
@@ -54,7 +56,7 @@ pub(crate) fn router(
             metrics,
             engine,
         })
-        .merge(status_page::router(status_page))
+        .merge(status_page::router(status_page, access))
 }
 
 async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {

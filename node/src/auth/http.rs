@@ -6,7 +6,8 @@
 //! `caller.may_somewhere(Right::Status)` for nodes, shards and rates,
 //! `caller.may(Right::Read, entity_type)` for an entity's state and lists,
 //! `caller.may(Right::Events, entity_type)` for its events. Probes and metrics are not
-//! asked for: they hold no entity data. Both refusals are whole responses.
+//! asked for: they hold no entity data. Who is not known gets [`AuthError`] as a response,
+//! which makes browsers ask for a token.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::access::Access;
 use super::bearer::{basic, bearer};
-use super::caller::{Caller, Denied};
+use super::caller::Caller;
 use super::error::AuthError;
 use crate::tls::client_certificate::ClientCertificate;
 
@@ -54,12 +55,5 @@ impl IntoResponse for AuthError {
         ];
         let headers = axum::response::AppendHeaders(headers);
         (StatusCode::UNAUTHORIZED, headers, format!("{self}\n")).into_response()
-    }
-}
-
-impl IntoResponse for Denied {
-    fn into_response(self) -> Response {
-        let headers = [(CACHE_CONTROL, "no-store")];
-        (StatusCode::FORBIDDEN, headers, format!("{self}\n")).into_response()
     }
 }

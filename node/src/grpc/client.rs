@@ -4,16 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use metrics::counter;
 use tokio::time::Instant;
 use tonic::Extensions;
 
 use super::status::ServiceError;
+use crate::auth::denials::{count_denied, count_unknown};
 use crate::auth::{AuthError, Caller, Denied, Right};
 use crate::connections::protection::ConnectionFacts;
-
-/// By what is wrong with the token, or the right that is missing.
-const AUTH_DENIALS: &str = "perennial_auth_denials_total";
 
 /// Who makes a call, and from where. The gate puts it into the call's extensions.
 #[derive(Debug, Clone)]
@@ -76,12 +73,12 @@ impl Validity {
 
 /// Counts a client that is not known.
 pub(super) fn refused(error: AuthError) -> ServiceError {
-    counter!(AUTH_DENIALS, "reason" => error.cause()).increment(1);
+    count_unknown(error);
     error.into()
 }
 
 /// Counts a client that has not the right.
 fn denied(denied: Denied) -> ServiceError {
-    counter!(AUTH_DENIALS, "reason" => format!("right_{}", denied.right)).increment(1);
+    count_denied(&denied);
     denied.into()
 }

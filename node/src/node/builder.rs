@@ -260,6 +260,7 @@ impl NodeBuilder {
             recorder.clone(),
             place.clone(),
             status_page.clone(),
+            Arc::clone(&access),
         );
         let http_task = tokio::spawn(http1::serve(
             "http",
