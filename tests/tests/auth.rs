@@ -578,7 +578,8 @@ async fn a_token_can_be_tried_without_a_node() {
         (&json!([]), &json!(false))
     );
     assert!(
-        (3500..=3600).contains(&good["expires_in_seconds"].as_u64().unwrap()),
+        // As long as nodes take it: their clocks may be behind by node.auth.jwt.clock_skew.
+        (3530..=3630).contains(&good["expires_in_seconds"].as_u64().unwrap()),
         "{good}"
     );
 
