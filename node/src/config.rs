@@ -217,9 +217,7 @@ impl Settings {
     ) -> Result<Self, SettingsError> {
         let mut settings = Self::default();
         if let Some(path) = file {
-            for (key, value) in read_file(path)? {
-                settings.set(&key, &value, Source::File(path.to_owned()))?;
-            }
+            settings.set_all(&read_file(path)?, path)?;
         }
         // In a fixed order: some keys are two ways to say the same.
         let environment: BTreeMap<String, String> = environment.into_iter().collect();
@@ -231,15 +229,35 @@ impl Settings {
         for (key, value, flag) in flags {
             settings.set(key, value, Source::Flag(flag))?;
         }
-        settings.engine.backoff.validate()?;
-        settings.engine.circuit_breaker.validate()?;
-        settings.cluster.liveness()?;
-        settings.cluster.raft()?;
-        settings.region()?;
-        settings.tls.of_clients()?;
-        settings.tls.of_peers()?;
-        settings.validate_auth()?;
-        Ok(settings)
+        settings.fitting()
+    }
+
+    /// The defaults, then a file's text; the path is for messages.
+    pub(crate) fn of_text(text: &str, path: &Path) -> Result<Self, SettingsError> {
+        let mut settings = Self::default();
+        settings.set_all(text, path)?;
+        settings.fitting()
+    }
+
+    /// Sets what a file's text says.
+    fn set_all(&mut self, text: &str, path: &Path) -> Result<(), SettingsError> {
+        for (key, value) in entries(text, path)? {
+            self.set(&key, &value, Source::File(path.to_owned()))?;
+        }
+        Ok(())
+    }
+
+    /// Checks what no setting can say alone.
+    fn fitting(self) -> Result<Self, SettingsError> {
+        self.engine.backoff.validate()?;
+        self.engine.circuit_breaker.validate()?;
+        self.cluster.liveness()?;
+        self.cluster.raft()?;
+        self.region()?;
+        self.tls.of_clients()?;
+        self.tls.of_peers()?;
+        self.validate_auth()?;
+        Ok(self)
     }
 
     /// Whether authentication is set up as a whole.
@@ -304,12 +322,15 @@ impl Settings {
     }
 }
 
-/// Keys and texts of a file, in its order.
-fn read_file(path: &Path) -> Result<Vec<(String, String)>, SettingsError> {
-    let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Unreadable {
+fn read_file(path: &Path) -> Result<String, SettingsError> {
+    std::fs::read_to_string(path).map_err(|source| SettingsError::Unreadable {
         path: path.to_owned(),
         source,
-    })?;
+    })
+}
+
+/// Keys and texts of a file, in its order.
+fn entries(text: &str, path: &Path) -> Result<Vec<(String, String)>, SettingsError> {
     let table = text
         .parse::<toml::Table>()
         .map_err(|source| SettingsError::Syntax {

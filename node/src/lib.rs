@@ -31,6 +31,7 @@ pub mod samples;
 pub(crate) mod status_page;
 pub mod telemetry;
 pub mod tls;
+pub mod untrusted;
 
 pub use config::Settings;
 pub use entity_ref::EntityRef;

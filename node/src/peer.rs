@@ -12,6 +12,7 @@ mod command_error;
 mod frames;
 pub(crate) mod server;
 pub mod transport;
+pub(crate) mod untrusted;
 
 use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::SessionUuid;

@@ -13,6 +13,7 @@
 //! * `voters.rs`, `membership.rs`: who votes, decided and done;
 //! * `confirmation.rs`, `handover.rs`: leadership confirmed, and given away;
 //! * `leadership.rs`, `figures.rs`: what the node, and people, are told of the group.
+//! * `untrusted.rs`: messages as anybody could send them, for tests.
 
 mod address_book;
 mod answers;
@@ -31,6 +32,7 @@ mod settings;
 mod state_machine;
 pub mod store;
 mod types;
+pub mod untrusted;
 pub mod voters;
 
 pub use self::address_book::AddressBook;

@@ -5,9 +5,12 @@
 //! them ([`local_cluster`]) under load ([`cluster_load`]), the command line
 //! ([`cli`]), a plain client ([`client`]), tokens ([`issuer`]), databases
 //! ([`database`]) and what goes wrong between them ([`proxy`]), and the expected side
-//! computed without any code under test ([`flights_oracle`], [`history`]). The measurements of the
+//! computed without any code under test ([`flights_oracle`], [`history`]). Those who mean
+//! harm speak [`raw_http2`] or feed nonsense ([`fuzz`]), or have a certificate of another
+//! [`authority`]. The measurements of the
 //! `perennial-bench` binary are in [`mod@bench`].
 
+pub mod authority;
 pub mod bench;
 pub mod binaries;
 pub mod cli;
@@ -17,6 +20,7 @@ pub mod database;
 pub mod eventually;
 pub mod flights_oracle;
 pub mod foreign_writer;
+pub mod fuzz;
 pub mod history;
 pub mod http;
 pub mod issuer;
@@ -25,4 +29,5 @@ pub mod node_process;
 pub mod node_thread;
 pub mod process_usage;
 pub mod proxy;
+pub mod raw_http2;
 pub mod seed;

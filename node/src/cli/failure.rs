@@ -95,7 +95,15 @@ impl Failure {
         let applied = info
             .and_then(|info| info.metadata.get("applied").cloned())
             .unwrap_or_else(|| "unknown".to_owned());
-        let mut failure = Self::new(kind, code_name(status.code()), status.message());
+        let message = match info {
+            Some(_) => status.message().to_owned(),
+            // What went wrong stands in the causes, down to the TLS alert.
+            None => with_causes(
+                status.message().to_owned(),
+                std::error::Error::source(status),
+            ),
+        };
+        let mut failure = Self::new(kind, code_name(status.code()), message);
         failure.error.reason = reason;
         failure.error.applied = applied;
         failure
@@ -209,8 +217,10 @@ impl From<std::io::Error> for Failure {
 
 /// An error with its causes, as far as they say something new.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
+    with_causes(error.to_string(), error.source())
+}
+
+fn with_causes(mut text: String, mut cause: Option<&(dyn std::error::Error + 'static)>) -> String {
     while let Some(error) = cause {
         let said = error.to_string();
         if !text.contains(&said) {

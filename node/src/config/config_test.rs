@@ -65,7 +65,7 @@ fn the_reference_file_is_up_to_date() {
         format!("{settings:?}"),
         format!("{:?}", Settings::default())
     );
-    let keys: Vec<String> = read_file(&path)
+    let keys: Vec<String> = entries(&read_file(&path).unwrap(), &path)
         .unwrap()
         .into_iter()
         .map(|(key, _)| key)

@@ -112,7 +112,9 @@ fn take(
             Ok(Err(refusal)) => refusal,
             Err(_) => Refusal::Timeout,
         };
-        refused(door.port, refusal.reason());
+        if let Some(reason) = refusal.reason() {
+            refused(door.port, reason);
+        }
         tracing::debug!(port = door.port, %remote, %refusal, "a connection is refused");
     });
 }
@@ -133,13 +135,14 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn reason(&self) -> &'static str {
+    /// For the metric. Who hangs up without a word, as some probes do, is not refused.
+    fn reason(&self) -> Option<&'static str> {
         match self {
-            Self::Timeout => "timeout",
-            Self::NoTls => "no_tls",
-            Self::UnexpectedTls => "unexpected_tls",
-            Self::Handshake(_) => "handshake",
-            Self::Lost(_) => "lost",
+            Self::Timeout => Some("timeout"),
+            Self::NoTls => Some("no_tls"),
+            Self::UnexpectedTls => Some("unexpected_tls"),
+            Self::Handshake(_) => Some("handshake"),
+            Self::Lost(_) => None,
         }
     }
 }
@@ -196,8 +199,8 @@ const HTTP1_REFUSAL: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
       this port requires TLS: connect with https\n";
 
-/// What an HTTP/2 client is told: empty settings, then the end with HTTP_1_1_REQUIRED's
-/// neighbour INADEQUATE_SECURITY and words for people.
+/// What an HTTP/2 client is told: empty settings, then the end of the connection because of
+/// INADEQUATE_SECURITY, with words for people.
 fn go_away(words: &str) -> Vec<u8> {
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
     const INADEQUATE_SECURITY: u32 = 0xc;

@@ -230,12 +230,12 @@ pub(super) fn response_of(reply: Reply) -> v1::SendResponse {
 
 /// Page tokens: the last entity of a page, in hexadecimal, so that no client is
 /// tempted to read or make one.
-mod page_token {
+pub(crate) mod page_token {
     use perennial_persistence::persistence_id::PersistenceId;
 
     use crate::grpc::status::ServiceError;
 
-    pub(super) fn write(last: &PersistenceId) -> String {
+    pub(crate) fn write(last: &PersistenceId) -> String {
         last.as_str()
             .bytes()
             .map(|byte| format!("{byte:02x}"))
@@ -243,7 +243,7 @@ mod page_token {
     }
 
     /// The id to go on after; `None` for the first page.
-    pub(super) fn read(token: &str, entity_type: &str) -> Result<Option<String>, ServiceError> {
+    pub(crate) fn read(token: &str, entity_type: &str) -> Result<Option<String>, ServiceError> {
         if token.is_empty() {
             return Ok(None);
         }
