@@ -41,10 +41,7 @@ fn name_of(request: &PeerRequest) -> &'static str {
         PeerRequest::Heartbeat(_) => "heartbeat",
         PeerRequest::Propose(_) => "propose",
         PeerRequest::Elect => "elect",
-        PeerRequest::LiveEntities => "live entities",
-        PeerRequest::Describe(_) => "describe",
-        PeerRequest::Passivate(_) => "passivate",
-        PeerRequest::Delete(_) => "delete",
+        _ => "question",
     }
 }
 
