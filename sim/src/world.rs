@@ -237,7 +237,7 @@ impl World {
             let delay = self.chance.random_range(0..50);
             self.plan(delay, Step::Start(number));
         }
-        let formed = |world: &Self| world.now % LOOK == 0 && world.has_formed();
+        let formed = |world: &Self| world.now.is_multiple_of(LOOK) && world.has_formed();
         self.within(FORMED_BY, "the cluster has formed", formed);
     }
 

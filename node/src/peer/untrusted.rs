@@ -8,9 +8,7 @@ use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::registry::NodeNr;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use perennial_sharding::cluster_state::ClusterCommand;
-use perennial_sharding::peer::{
-    BackFrame, ForwardFrame, Forwarded, Heartbeat, PeerHeader, PeerRequest,
-};
+use perennial_sharding::peer::{BackFrame, Forwarded, Heartbeat, PeerHeader, PeerRequest};
 use prost::Message;
 use uuid::Uuid;
 
@@ -104,24 +102,21 @@ pub fn examples() -> [Vec<Vec<u8>>; 3] {
     };
     let forwarded = PersistenceId::new("counter", "a")
         .ok()
-        .map(|persistence_id| {
-            ForwardFrame::Forward(Forwarded {
-                correlation_id: 1,
-                routed_at: 2,
-                shard: ShardNr(3),
-                epoch: Epoch(4),
-                persistence_id,
-                request: Request::Command {
-                    payload,
-                    command_id: None,
-                    expected_sequence_nr: None,
-                    metadata: None,
-                },
-                time_left: None,
-            })
+        .map(|persistence_id| Forwarded {
+            correlation_id: 1,
+            routed_at: 2,
+            shard: ShardNr(3),
+            epoch: Epoch(4),
+            persistence_id,
+            request: Request::Command {
+                payload,
+                command_id: None,
+                expected_sequence_nr: None,
+                metadata: None,
+            },
+            time_left: None,
         });
-    let cancel = ForwardFrame::Cancel { correlation_id: 1 };
-    let forwards = frames::forwards_to_wire(forwarded.into_iter().chain([cancel]).collect());
+    let forwards = frames::forwards_to_wire(forwarded.into_iter().collect());
     let backs = vec![
         BackFrame::Answer {
             correlation_id: 1,
