@@ -7,8 +7,8 @@
 //! ([`database`]) and what goes wrong between them ([`proxy`]), and the expected side
 //! computed without any code under test ([`flights_oracle`], [`history`]). Those who mean
 //! harm speak [`raw_http2`] or feed nonsense ([`fuzz`]), or have a certificate of another
-//! [`authority`]. The measurements of the
-//! `perennial-bench` binary are in [`mod@bench`].
+//! [`authority`]. The measurements of the `perennial-bench` binary are in
+//! [`mod@bench`], the faults and clients of the `perennial-soak` binary in [`soak`].
 
 pub mod authority;
 pub mod bench;
@@ -31,3 +31,5 @@ pub mod process_usage;
 pub mod proxy;
 pub mod raw_http2;
 pub mod seed;
+pub mod small_disk;
+pub mod soak;

@@ -66,6 +66,7 @@ pub struct LocalCluster {
     settings: Vec<(String, String)>,
     binary: Option<PathBuf>,
     data_dirs: Option<DataDirs>,
+    direct: bool,
     hosts: Vec<Host>,
     /// Clusters of processes take turns: several at once are more than a machine
     /// that also builds can run.
@@ -240,11 +241,17 @@ impl LocalCluster {
     async fn add_stopped(&mut self) -> Result<usize> {
         let index = self.hosts.len();
         ensure!(index < NODES_MAX, "at most {NODES_MAX} nodes");
-        // Where the node listens is not known before it is made.
-        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-        let peers = Proxy::start_for(nowhere, (0..NODES_MAX).map(peer_ip)).await?;
+        let peers = if self.direct {
+            None
+        } else {
+            // Where the node listens is not known before it is made.
+            let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+            Some(Proxy::start_for(nowhere, (0..NODES_MAX).map(peer_ip)).await?)
+        };
+        let advertise_peer = peers.as_ref().map(Proxy::address);
         let (database, journal) = match &self.journal {
             Journal::Memory => (None, None),
+            Journal::Postgres { url, .. } if self.direct => (None, Some(url.clone())),
             Journal::Postgres { url, server } => {
                 let proxy = Proxy::start(*server).await?;
                 let url = database::url_by_way_of(url, proxy.address())?;
@@ -253,9 +260,10 @@ impl LocalCluster {
         };
         let node = match &self.kind {
             Kind::Processes => {
-                let mut options = NodeOptions::default()
-                    .peer_ip(peer_ip(index))
-                    .advertise_peer(peers.address());
+                let mut options = NodeOptions::default().peer_ip(peer_ip(index));
+                if let Some(address) = advertise_peer {
+                    options = options.advertise_peer(address);
+                }
                 for (key, value) in &self.settings {
                     options = options.setting(key, value);
                 }
@@ -276,7 +284,7 @@ impl LocalCluster {
                 journal,
                 shared: self.shared.clone(),
                 peer_ip: peer_ip(index),
-                advertise_peer: peers.address(),
+                advertise_peer,
             })?),
         };
         self.hosts.push(Host {

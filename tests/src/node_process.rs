@@ -245,6 +245,13 @@ impl NodeProcess {
         Ok(())
     }
 
+    /// How the process ended, if it did so by itself since it was started.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.running.as_mut()?.try_wait().ok().flatten()?;
+        self.running = None;
+        Some(status)
+    }
+
     /// Waits for the end of the process.
     ///
     /// # Errors
@@ -332,7 +339,9 @@ impl NodeProcess {
         format!("the node's output ends with:\n{}", shown.join("\n"))
     }
 
-    fn output_path(&self) -> PathBuf {
+    /// Where all that the node printed is.
+    #[must_use]
+    pub fn output_path(&self) -> PathBuf {
         self.own_dir.path().join("output")
     }
 

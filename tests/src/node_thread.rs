@@ -28,8 +28,8 @@ pub struct ThreadOptions {
     pub shared: Option<SharedJournal>,
     /// Where it listens for other nodes, and calls them from.
     pub peer_ip: IpAddr,
-    /// Where they are told to find it.
-    pub advertise_peer: SocketAddr,
+    /// Where they are told to find it instead.
+    pub advertise_peer: Option<SocketAddr>,
 }
 
 /// A node in a thread. It is killed when this is dropped.
@@ -208,9 +208,11 @@ impl NodeThread {
             .listen(self.grpc)
             .http(self.http)
             .peer_listen(self.peer)
-            .advertise_peer(self.options.advertise_peer.to_string())
             .data_dir(self.data.path())
             .migrate();
+        if let Some(address) = self.options.advertise_peer {
+            builder = builder.advertise_peer(address.to_string());
+        }
         if let Some(journal) = &self.options.shared {
             builder = builder.shared_journal(journal.clone());
         }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +27,9 @@ pub enum Flow {
     /// It keeps them, and connections stay: an answer never comes. Passed on when
     /// the link is mended, as the network does with what was lost.
     Stalled,
+    /// It passes each piece on this much later, and takes the next one only then: a
+    /// slow link as well as a long one.
+    Slow(Duration),
     /// Every connection is closed, and new ones at once.
     Cut,
 }
@@ -210,8 +214,11 @@ async fn pump(
             }
             _ => false,
         });
-        let passes = |flow: &Flow| matches!(flow, Flow::Open | Flow::StallsAt(_));
-        state.wait_for(passes).await?;
+        let passes = |flow: &Flow| !matches!(flow, Flow::Stalled | Flow::Cut);
+        let flow_now = *state.wait_for(passes).await?;
+        if let Flow::Slow(delay) = flow_now {
+            tokio::time::sleep(delay).await;
+        }
         // Of a stalled link not even the end is seen on the other side.
         if len == 0 {
             return Ok(());
@@ -227,8 +234,6 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const SOON: Duration = Duration::from_secs(20);
@@ -259,6 +264,20 @@ mod tests {
         socket.write_all(&[byte]).await.unwrap();
         let read = tokio::time::timeout(A_WHILE, socket.read_u8()).await;
         read.is_ok_and(|read| read.unwrap() == byte)
+    }
+
+    #[tokio::test]
+    async fn a_slow_link_delays_what_passes() {
+        const DELAY: Duration = Duration::from_millis(50);
+        let server = echo_server().await;
+        let proxy = Proxy::start(server).await.unwrap();
+        proxy.set(Flow::Slow(DELAY));
+        let mut socket = connect_from("127.0.0.1".parse().unwrap(), &proxy).await;
+        let sent_at = std::time::Instant::now();
+        socket.write_all(&[7]).await.unwrap();
+        let read = tokio::time::timeout(SOON, socket.read_u8()).await;
+        assert_eq!(read.unwrap().unwrap(), 7);
+        assert!(sent_at.elapsed() >= 2 * DELAY, "there and back");
     }
 
     #[tokio::test]

@@ -4,23 +4,21 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use perennial::proto::v1::SendRequest;
 use perennial_tests::client::{Client, command};
 use perennial_tests::eventually::eventually;
 use perennial_tests::node_process::{NodeOptions, NodeProcess};
+use perennial_tests::small_disk::SmallDisk;
 use serde_json::json;
-use tempfile::TempDir;
 
 /// Far more than fit.
 const COMMANDS_MAX: u64 = 20_000;
 
 #[tokio::test]
 async fn full_disk_refuses_and_loses_nothing() {
-    let Some(disk) = SmallDisk::mount("4m") else {
+    let Some(disk) = SmallDisk::mount("4m").unwrap() else {
         println!("skipped: only root may mount the small disk this needs");
         return;
     };
@@ -43,7 +41,7 @@ async fn full_disk_refuses_and_loses_nothing() {
     assert!(failure.message.contains("full"), "{failure:?}");
     assert!(["JOURNAL_UNAVAILABLE", "PERSIST_FAILED"].contains(&failure.reason.as_str()));
 
-    disk.resize("64m");
+    assert!(disk.resize("64m"));
     let retried = eventually(
         "the refused command to get in",
         Duration::from_secs(30),
@@ -62,42 +60,5 @@ fn add_one(number: u64) -> SendRequest {
         command_id: format!("add-{number}"),
         metadata: HashMap::from([("ballast".to_owned(), "x".repeat(1000))]),
         ..command("counter", "filling", &json!({"add": 1}))
-    }
-}
-
-/// A file system in memory with a size.
-struct SmallDisk {
-    mounted_at: TempDir,
-}
-
-impl SmallDisk {
-    fn mount(size: &str) -> Option<Self> {
-        let mounted_at = TempDir::with_prefix("perennial-disk-").unwrap();
-        let disk = Self { mounted_at };
-        disk.mount_with(&format!("size={size}")).then_some(disk)
-    }
-
-    fn path(&self) -> &Path {
-        self.mounted_at.path()
-    }
-
-    fn resize(&self, size: &str) {
-        assert!(self.mount_with(&format!("remount,size={size}")));
-    }
-
-    fn mount_with(&self, options: &str) -> bool {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
-        mount
-            .arg(self.path())
-            .output()
-            .is_ok_and(|done| done.status.success())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a node that still runs after a failed test holds files open.
-        let _ = Command::new("umount").arg("-l").arg(self.path()).output();
     }
 }

@@ -10,7 +10,7 @@ use crate::proxy::Proxy;
 /// A node, and the proxies before it and before its database.
 pub(super) struct Host {
     pub(super) node: HostedNode,
-    pub(super) peers: Proxy,
+    pub(super) peers: Option<Proxy>,
     pub(super) database: Option<Proxy>,
 }
 
@@ -39,11 +39,26 @@ impl Host {
         Ok(())
     }
 
+    /// The proxy leads to where the node is now.
     fn follow(&self) {
-        self.peers.set_upstream(match &self.node {
+        let Some(peers) = &self.peers else {
+            return;
+        };
+        peers.set_upstream(match &self.node {
             HostedNode::Thread(thread) => thread.peer_address(),
             HostedNode::Process(process) => process.peer_address(),
         });
+    }
+
+    /// The proxy before the node.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub(super) fn peers(&self) -> &Proxy {
+        match &self.peers {
+            Some(proxy) => proxy,
+            None => panic!("a cluster without proxies has no links to break"),
+        }
     }
 }
 

@@ -41,6 +41,7 @@ pub struct LocalClusterBuilder {
     settings: Vec<(String, String)>,
     binary: Option<PathBuf>,
     data_dirs: Option<DataDirs>,
+    direct: bool,
 }
 
 /// Where a node keeps its data.
@@ -83,6 +84,7 @@ impl LocalClusterBuilder {
             settings: patient(),
             binary: None,
             data_dirs: None,
+            direct: false,
         }
     }
 
@@ -113,6 +115,14 @@ impl LocalClusterBuilder {
     #[must_use]
     pub fn default_settings(mut self) -> Self {
         self.settings.clear();
+        self
+    }
+
+    /// Without proxies: no link can be broken, nothing costs more than it does in
+    /// earnest, and a process that is gone refuses connections.
+    #[must_use]
+    pub fn direct(mut self) -> Self {
+        self.direct = true;
         self
     }
 
@@ -158,6 +168,7 @@ impl LocalClusterBuilder {
             settings: self.settings,
             binary: self.binary,
             data_dirs: self.data_dirs,
+            direct: self.direct,
             hosts: Vec::new(),
         };
         for _ in 0..self.nodes {
