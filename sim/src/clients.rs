@@ -1,7 +1,8 @@
 //! The clients: tasks on a runtime of their own, with a clock that is right.
 //!
 //! *Counters* add with a command id and try again until they know; *gamblers* have no
-//! id and try once; *readers* read; *hurried* ones send several commands at once,
+//! id and try once; *readers* read; *watchers* do nothing else, through one node, and
+//! wait for nobody; *hurried* ones send several commands at once,
 //! through one node, without waiting. When the trouble is over, a *closer* for each
 //! entity writes once and reads once, which must succeed.
 
@@ -31,6 +32,10 @@ use crate::world::STEP;
 const ATTEMPTS_MAX: u32 = 6;
 /// A closer tries so often.
 const CLOSER_ATTEMPTS_MAX: u32 = 200;
+/// A watcher waits for an answer for so many milliseconds.
+const WATCHER_PATIENCE: u64 = 40;
+/// A writer that takes its time takes so many times as long.
+const SELDOM: u64 = 12;
 /// Commands in a burst.
 const BURST: usize = 4;
 
@@ -62,6 +67,8 @@ pub(crate) struct Shared {
     /// Nobody writes through this machine, so that a node that is cut off can find
     /// out by itself only that it is.
     pub(crate) for_reading: Option<u32>,
+    /// Writers take their time, so that one write is not soon followed by another.
+    pub(crate) writes_seldom: bool,
     /// Nothing may fail.
     pub(crate) is_calm: bool,
 }
@@ -98,7 +105,8 @@ impl Clients {
             Kind::Gambler,
             Kind::Gambler,
             Kind::Reader,
-            Kind::Reader,
+            Kind::Watcher,
+            Kind::Watcher,
             Kind::Hurried,
         ];
         for kind in kinds {
@@ -141,6 +149,7 @@ impl Clients {
         Client {
             shared: self.shared.clone(),
             chance: StdRng::seed_from_u64(chance.random()),
+            is_watcher: false,
         }
     }
 }
@@ -150,23 +159,26 @@ enum Kind {
     Counter,
     Gambler,
     Reader,
+    Watcher,
     Hurried,
 }
 
 struct Client {
     shared: Shared,
     chance: StdRng,
+    is_watcher: bool,
 }
 
 impl Client {
     async fn run(mut self, kind: Kind, stopping: CancellationToken) {
+        self.is_watcher = matches!(kind, Kind::Watcher);
         while !stopping.is_cancelled() {
-            self.think().await;
+            self.think(kind).await;
             let entity = self.chance.random_range(0..self.shared.entities);
             match kind {
                 Kind::Counter => self.add(entity, true, ATTEMPTS_MAX).await,
                 Kind::Gambler => self.add(entity, false, 1).await,
-                Kind::Reader => self.read(entity, 1).await,
+                Kind::Reader | Kind::Watcher => self.read(entity, 1).await,
                 Kind::Hurried => self.hurry(entity).await,
             }
         }
@@ -177,12 +189,16 @@ impl Client {
         self.read(entity, CLOSER_ATTEMPTS_MAX).await;
     }
 
-    async fn think(&mut self) {
+    async fn think(&mut self, kind: Kind) {
         let most = match self.chance.random_range(0..10) {
+            _ if self.is_watcher => 30,
             0 => 1_500,
             1..4 => 10,
             _ => 60,
         };
+        let is_reader = matches!(kind, Kind::Reader | Kind::Watcher);
+        let is_slow = self.shared.writes_seldom && !is_reader;
+        let most = if is_slow { most * SELDOM } else { most };
         let time = self.chance.random_range(0..=most);
         sleep(Duration::from_millis(time)).await;
     }
@@ -196,7 +212,8 @@ impl Client {
         let machines = self.shared.machines;
         let any = self.chance.random_range(0..machines);
         let machine = match self.shared.for_reading {
-            Some(quiet) if wish == Wish::Read && self.chance.random_ratio(2, 3) => quiet,
+            Some(quiet) if self.is_watcher => quiet,
+            Some(quiet) if wish == Wish::Read && self.chance.random_ratio(1, 3) => quiet,
             Some(quiet) if wish != Wish::Read && any == quiet => (any + 1) % machines,
             _ => any,
         };
@@ -330,9 +347,11 @@ impl Client {
         let id = id.unwrap_or_else(|error| unreachable!("{error}"));
         let patience = match self.shared.is_calm {
             true => 20_000,
+            false if self.is_watcher => WATCHER_PATIENCE,
             false => self.chance.random_range(300..3_000),
         };
-        let has_deadline = !self.shared.is_calm && self.chance.random_ratio(1, 2);
+        let has_deadline =
+            !self.shared.is_calm && (self.is_watcher || self.chance.random_ratio(1, 2));
         let patience = Duration::from_millis(patience);
         let mut asked = Vec::new();
         let mut answers = Vec::new();

@@ -32,6 +32,7 @@ struct Arguments {
     #[arg(long)]
     minutes: Option<u64>,
     /// Plants a bug, or all of them one after the other, and looks for it.
+    /// With the seed: runs it with the bug.
     #[cfg(feature = "planted-bugs")]
     #[arg(long, value_name = "BUG|all")]
     planted: Option<String>,
@@ -40,6 +41,10 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(seed) = arguments.seed {
+        #[cfg(feature = "planted-bugs")]
+        if let Some(name) = &arguments.planted {
+            perennial_persistence::planted::plant(bugs(name).next());
+        }
         let report = Run {
             seed,
             faults_max: arguments.faults,
@@ -62,16 +67,20 @@ fn main() -> ExitCode {
     summarise(&seeds.perform())
 }
 
+/// The bug of this name, or all.
+#[cfg(feature = "planted-bugs")]
+fn bugs(name: &str) -> impl Iterator<Item = perennial_persistence::planted::Bug> + '_ {
+    let all = perennial_persistence::planted::Bug::ALL.into_iter();
+    all.filter(move |bug| name == "all" || format!("{bug:?}") == name)
+}
+
 /// Looks for planted bugs, and prints the table.
 #[cfg(feature = "planted-bugs")]
 fn hunt(name: &str, seeds: Seeds) -> ExitCode {
-    use perennial_persistence::planted::Bug;
-
-    let is_wanted = |bug: &Bug| name == "all" || format!("{bug:?}") == name;
     let mut all_found = true;
     println!("| bug | seeds needed | found as |");
     println!("|---|---|---|");
-    for bug in Bug::ALL.into_iter().filter(is_wanted) {
+    for bug in bugs(name) {
         let hunt = perennial_sim::planted::hunt(bug, seeds);
         let seeds = hunt.seeds;
         match hunt

@@ -176,6 +176,7 @@ impl World {
             for_reading: chance
                 .random_bool(0.5)
                 .then(|| chance.random_range(0..settings.machines)),
+            writes_seldom: chance.random_bool(0.4),
             is_calm: mood == Mood::Calm,
         };
         let clients = Clients::new(chance.random(), shared);
