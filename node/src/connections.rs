@@ -1,9 +1,9 @@
 //! Connections of others to this node, before anybody knows what they want: how
 //! many there may be, how long one may take to say something, and encryption.
 //!
-//! [`accepting`] takes connections from a port, counts them (`counts.rs`) and shakes
-//! hands; [`connection`] is one of them, as a stream of bytes that does not wait for
-//! ever; [`http2`] serves those of the gRPC port and [`http1`] those of the HTTP port.
+//! `accepting` takes connections from a port, counts them (`counts.rs`) and shakes
+//! hands; `connection` is one of them, as a stream of bytes that does not wait for
+//! ever; `http2` serves those of the gRPC port and `http1` those of the HTTP port.
 //! The port for other nodes is served by `peer/server.rs`. What is answered to a
 //! request is none of this.
 

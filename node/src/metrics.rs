@@ -1,7 +1,7 @@
 //! What a node measures about itself, for Prometheus.
 //!
 //! `metrics/table.rs` describes all metrics of the process. Those of commands are
-//! recorded here, by [`CommandMetrics`]; the others where they arise, through the
+//! recorded here, by `CommandMetrics`; the others where they arise, through the
 //! `metrics` facade. `http.rs` shows them.
 
 pub mod table;

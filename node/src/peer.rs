@@ -1,6 +1,6 @@
 //! How nodes talk to each other: the messages of `perennial-sharding` over gRPC.
 //!
-//! [`transport`] asks and opens streams, [`server`] takes what others send and
+//! [`transport`] asks and opens streams, `server` takes what others send and
 //! gives it to a handler. What the messages look like on the wire is in `calls.rs`
 //! and `frames.rs`; both refuse what is malformed, because a port can be reached
 //! by anybody in the network. What the messages mean, and whether their header

@@ -115,10 +115,10 @@ impl Region {
         true
     }
 
-    /// Deletes an entity for good, wherever it is; see [`EntityEngine::delete`].
+    /// Deletes an entity for good, wherever it is; see [`EntityEngine::delete`](perennial_persistence::engine::EntityEngine::delete).
     ///
     /// # Errors
-    /// Those of [`EntityEngine::delete`]; [`CommandError::ShardUnavailable`] when the shard
+    /// Those of [`EntityEngine::delete`](perennial_persistence::engine::EntityEngine::delete); [`CommandError::ShardUnavailable`] when the shard
     /// has no home for too long, and [`CommandError::OwnerLost`] when the owner does not say what came
     /// of it. Deleting can be repeated.
     pub async fn delete(&self, persistence_id: &PersistenceId) -> Result<SequenceNr, CommandError> {
