@@ -102,10 +102,13 @@ pub fn main(builder: NodeBuilder) -> ExitCode {
     // Exits with 2 by itself when the arguments are wrong.
     let arguments = Arguments::parse();
     let output = arguments.output;
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all();
+    // A handler that blocks, as it should not, holds up one thread: the others see to it
+    // that deadlines pass and connections are read meanwhile.
+    #[cfg(tokio_unstable)]
+    runtime.enable_eager_driver_handoff();
+    let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::local(error).report(output),
     };

@@ -123,7 +123,11 @@ impl ClientArgs {
         })?;
         let token = std::env::var(TOKEN_VARIABLE).ok();
         let bearer = bearer(token.as_deref(), tls.is_some(), endpoint.uri())?;
-        let endpoint = endpoint
+        // Our connector encrypts; the library would want to do it itself for https.
+        let origin = endpoint.uri().clone();
+        let endpoint = Endpoint::from_shared(format!("http://{plain}"))
+            .map_err(|error| Failure::usage(error.to_string()))?
+            .origin(origin)
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .initial_stream_window_size(1 << 20)

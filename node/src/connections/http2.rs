@@ -30,6 +30,9 @@ use crate::grpc::deadline::timeout_of;
 use crate::grpc::status::status_of;
 use crate::tls::client_certificate::ClientCertificate;
 
+/// How much later than the client's deadline an answer of a service is still waited for.
+const SERVICES_ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
 /// Bytes a client may send ahead on one stream, and on all of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -116,7 +119,9 @@ async fn serve_one(
 }
 
 /// Adds what is known of the connection, and answers for a service that takes longer
-/// than the client waits.
+/// than the client waits. Services look at the client's deadline themselves, and know
+/// what became of a command; they count from when they have read the request, so they
+/// are given time to say it.
 async fn answer(
     service: Router,
     mut request: Request<Incoming>,
@@ -132,7 +137,7 @@ async fn answer(
     let Some(timeout) = timeout else {
         return answering.await;
     };
-    match tokio::time::timeout(timeout, answering).await {
+    match tokio::time::timeout(timeout + SERVICES_ANSWER_WITHIN, answering).await {
         Ok(answer) => answer,
         Err(_) => {
             let applied = Applied::Unknown;
