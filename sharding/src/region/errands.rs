@@ -18,7 +18,7 @@ use super::Region;
 use super::inner::now;
 use super::route::{Direction, Owner};
 use super::slot::Host;
-use crate::peer::{PeerRequest, PeerResponse};
+use crate::peer::{PeerError, PeerRequest, PeerResponse};
 
 /// How long another node may take to describe an entity.
 const DESCRIBE_MAX: Duration = Duration::from_secs(2);
@@ -44,6 +44,16 @@ pub struct EntityPlacement {
     pub entity: EntityDescription,
 }
 
+/// What came of asking an owner.
+enum Asked {
+    /// It answered.
+    Answered(PeerResponse),
+    /// It was certainly not asked.
+    NotReached,
+    /// It may have done what it was asked for.
+    Lost,
+}
+
 impl Region {
     /// Where an entity lives and what it is doing, by its owner's word.
     ///
@@ -67,7 +77,7 @@ impl Region {
         };
         let request = PeerRequest::Describe(persistence_id.clone());
         match self.ask_owner(owner, request, DESCRIBE_MAX).await {
-            Some(PeerResponse::Described(Some((epoch, entity)))) => {
+            Asked::Answered(PeerResponse::Described(Some((epoch, entity)))) => {
                 Ok(self.placement(persistence_id, Some(owner.node), epoch, entity))
             }
             _ => Err(self.unavailable(persistence_id)),
@@ -100,7 +110,7 @@ impl Region {
         };
         let request = PeerRequest::Passivate(persistence_id.clone());
         match self.ask_owner(owner, request, PASSIVATE_MAX).await {
-            Some(PeerResponse::Done) => Ok(()),
+            Asked::Answered(PeerResponse::Done) => Ok(()),
             _ => Err(self.unavailable(persistence_id)),
         }
     }
@@ -132,10 +142,11 @@ impl Region {
             {
                 let request = PeerRequest::Delete(persistence_id.clone());
                 answer = match self.ask_owner(owner, request, DELETE_MAX).await {
-                    Some(PeerResponse::Deleted(answer)) => answer,
-                    // The shard has moved on, or this node knows it before the owner.
-                    Some(_) => None,
-                    None => return Err(CommandError::OwnerLost),
+                    Asked::Answered(PeerResponse::Deleted(answer)) => answer,
+                    // The shard has moved on, or this node knows it before the owner;
+                    // or the owner has stopped, and soon somebody else is it.
+                    Asked::Answered(_) | Asked::NotReached => None,
+                    Asked::Lost => return Err(CommandError::OwnerLost),
                 };
             }
             match answer {
@@ -196,14 +207,17 @@ impl Region {
         }
     }
 
-    async fn ask_owner(
-        &self,
-        owner: Owner,
-        request: PeerRequest,
-        limit: Duration,
-    ) -> Option<PeerResponse> {
-        let transport = self.transport.as_ref()?;
-        let (peer, header) = self.inner.address_of(owner.node)?;
-        transport.call(&peer, header, request, limit).await.ok()
+    async fn ask_owner(&self, owner: Owner, request: PeerRequest, limit: Duration) -> Asked {
+        let Some(transport) = &self.transport else {
+            return Asked::NotReached;
+        };
+        let Some((peer, header)) = self.inner.address_of(owner.node) else {
+            return Asked::NotReached;
+        };
+        match transport.call(&peer, header, request, limit).await {
+            Ok(answer) => Asked::Answered(answer),
+            Err(PeerError::Refused { .. } | PeerError::WrongPeer { .. }) => Asked::NotReached,
+            Err(PeerError::Unreachable { .. }) => Asked::Lost,
+        }
     }
 }
