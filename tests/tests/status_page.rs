@@ -155,7 +155,8 @@ async fn a_node_that_is_gone_is_shown_as_such() {
     cluster.settled_without(&[goes]).await.unwrap();
     let (_, html) = look(cluster.http_address(stays), "/").await;
     assert_eq!(texts(&html, ".badge.status-down"), ["down"]);
-    assert_eq!(texts(&html, ".node .quiet").last().unwrap(), "It is down.");
+    let gone = texts(&html, ".node:has(.status-down) p.quiet");
+    assert_eq!(gone, ["It is down."]);
     let places = texts(&html, "#shards-table tbody th");
     let heirs = [format!("node {leader}")];
     assert_eq!(places, heirs, "and its shards are the other's");

@@ -27,6 +27,9 @@ use crate::seed::Random;
 /// what appends never has more to choose from.
 const BATCHES: [usize; 5] = [16, 32, 64, 128, 256];
 
+/// Of each size, while the best is looked for.
+const TURNS: u32 = 4;
+
 /// What every event says.
 pub(super) const EVENT: &[u8] = br#"{"added":1}"#;
 pub(super) const MANIFEST: &str = "added";
@@ -125,24 +128,27 @@ impl<W: BatchWriter> Appending<W> {
         })
     }
 
-    /// Tries all sizes of batches, each for a time, and keeps the best.
+    /// Tries all sizes of batches, each for a time, and keeps the best. They take
+    /// turns, so that a moment of noise does not decide.
     pub(super) async fn find_best_batch(
         &mut self,
         outstanding: usize,
         each: Duration,
     ) -> Result<()> {
-        let mut best = (0.0, BATCHES[0]);
-        for batch in BATCHES {
-            if batch * self.lanes.len() > outstanding {
-                break;
-            }
-            let (events, elapsed) = self.append(batch, each).await?;
-            let rate = events as f64 / elapsed.as_secs_f64();
-            if rate > best.0 {
-                best = (rate, batch);
+        let most = outstanding / self.lanes.len().max(1);
+        let mut stored: Vec<(u64, usize)> = BATCHES
+            .into_iter()
+            .filter(|batch| *batch <= most)
+            .map(|batch| (0, batch))
+            .collect();
+        for _ in 0..TURNS {
+            for (events, batch) in &mut stored {
+                *events += self.append(*batch, each / TURNS).await?.0;
             }
         }
-        self.batch = best.1;
+        if let Some((_, best)) = stored.into_iter().max() {
+            self.batch = best;
+        }
         Ok(())
     }
 
