@@ -7,6 +7,7 @@
 mod auth;
 mod client;
 mod cluster;
+mod connection;
 mod delete;
 mod events;
 mod failure;

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
 use rcgen::{
@@ -11,6 +12,10 @@ use rcgen::{
     SanType, date_time_ymd,
 };
 use tempfile::TempDir;
+
+/// So that no two have the same name: who meets a stranger should not take it for a
+/// friend with another key.
+static AUTHORITIES: AtomicU32 = AtomicU32::new(1);
 
 /// Signs certificates.
 pub struct Authority {
@@ -42,9 +47,10 @@ impl Authority {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let nr = AUTHORITIES.fetch_add(1, Ordering::Relaxed);
         params
             .distinguished_name
-            .push(DnType::CommonName, "an authority of tests");
+            .push(DnType::CommonName, format!("authority {nr} of tests"));
         Ok(Self {
             pem: params.self_signed(&key)?.pem(),
             issuer: Issuer::new(params, key),

@@ -1,4 +1,4 @@
-//! The connection of the command line to a node: encrypted or not, and as whom.
+//! How the command line reaches a node: where, encrypted or not, and as whom.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,12 +8,11 @@ use std::time::Duration;
 use axum::http::Uri;
 use clap::Args;
 use rustls::ClientConfig;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::Request;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Endpoint;
 
+use super::connection::{Bearer, Connection};
 use super::failure::{Failure, chain};
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::v1::entity_service_client::EntityServiceClient;
@@ -21,6 +20,7 @@ use crate::proto::v1::event_service_client::EventServiceClient;
 use crate::tls::connector::Connector;
 use crate::tls::credentials::for_command_line;
 use crate::tls::files::{PemFile, TlsFiles};
+use crate::tls::refusal::{Listening, Refusal};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Larger than any answer of a node: `node.max_payload` is the limit there.
@@ -65,23 +65,6 @@ pub(super) struct ClientArgs {
     tls_key: Option<PathBuf>,
 }
 
-/// A connection that says who calls.
-pub(super) type Connection = InterceptedService<Channel, Bearer>;
-
-/// Adds the token, if there is one, to every call.
-#[derive(Debug, Clone)]
-pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
-            let metadata = request.metadata_mut();
-            metadata.insert("authorization", value.clone());
-        }
-        Ok(request)
-    }
-}
-
 /// How a node is connected to, again and again.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
@@ -92,15 +75,19 @@ pub(super) struct Route {
 
 impl Route {
     pub(super) async fn connect(&self) -> Result<Connection, tonic::transport::Error> {
+        let refusal = Refusal::default();
         let channel = match self.tls.clone() {
             None => self.endpoint.connect().await?,
             Some(tls) => {
                 let config = move || Arc::clone(&tls);
-                let connector = Connector::new(config, None, CONNECT_TIMEOUT);
+                let connector = Listening {
+                    connector: Connector::new(config, None, CONNECT_TIMEOUT),
+                    refusal: refusal.clone(),
+                };
                 self.endpoint.connect_with_connector(connector).await?
             }
         };
-        Ok(InterceptedService::new(channel, self.bearer.clone()))
+        Ok(Connection::new(channel, self.bearer.clone(), refusal))
     }
 }
 

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::Output;
+use super::connection::Refused;
 use crate::config::SettingsError;
 use crate::grpc::status::REASONS;
 use crate::node::NodeError;
@@ -91,17 +92,18 @@ impl Failure {
         } else {
             Kind::Failed
         };
-        // Without details it does not come from a node: the connection was lost.
+        let cause = std::error::Error::source(status);
+        let refused = cause.is_some_and(<dyn std::error::Error>::is::<Refused>);
+        // Without details it does not come from a node: the connection was lost, unless
+        // there never was one.
+        let otherwise = if refused { "no" } else { "unknown" };
         let applied = info
             .and_then(|info| info.metadata.get("applied").cloned())
-            .unwrap_or_else(|| "unknown".to_owned());
+            .unwrap_or_else(|| otherwise.to_owned());
         let message = match info {
             Some(_) => status.message().to_owned(),
             // What went wrong stands in the causes, down to the TLS alert.
-            None => with_causes(
-                status.message().to_owned(),
-                std::error::Error::source(status),
-            ),
+            None => with_causes(status.message().to_owned(), cause),
         };
         let mut failure = Self::new(kind, code_name(status.code()), message);
         failure.error.reason = reason;
@@ -291,5 +293,16 @@ mod tests {
         assert_eq!(failure.error.reason, None);
         let failure = Failure::of_read(&Status::unavailable("broken pipe"));
         assert_eq!(failure.error.applied, "no");
+    }
+
+    #[test]
+    fn a_refused_connection_changed_nothing() {
+        let alert = rustls::AlertDescription::CertificateRequired;
+        let failure = Failure::of_status(&Refused(alert).into());
+        let line = failure.line();
+        for part in ["UNAVAILABLE", "CertificateRequired", "--tls-cert"] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert!(line.ends_with("(applied: no)"), "{line}");
     }
 }
