@@ -3,7 +3,7 @@
 //!
 //! Each setting is one [`Key`]: name, default, documentation and how its text is
 //! understood, in `config/persistence.rs`, `config/node.rs`, `config/auth.rs`,
-//! `config/tls.rs`, `config/limits.rs`, `config/sharding.rs` and `config/cluster.rs`; units are read in
+//! `config/tls.rs`, `config/limits.rs`, `config/sharding.rs`, `config/cluster.rs` and `config/telemetry.rs`; units are read in
 //! `config/value.rs`. What every key is for is printed by `perennial config` and kept in `perennial.toml` beside this
 //! crate. Nothing below this crate reads files or the environment. Next:
 //! `node.rs`, which starts a node with them.
@@ -14,6 +14,7 @@ mod limits;
 mod node;
 mod persistence;
 mod sharding;
+mod telemetry;
 mod tls;
 mod value;
 
@@ -30,6 +31,7 @@ use perennial_persistence::storage::{StorageOptions, StorageUrl};
 pub use self::auth::{AuthSettings, InvalidAuthSettings};
 pub use self::cluster::{ClusterSettings, InvalidClusterSettings, Reads};
 pub use self::sharding::{ShardingSettings, Share};
+pub use self::telemetry::TelemetrySettings;
 pub use self::tls::TlsSettings;
 use crate::connections::ConnectionLimits;
 use crate::tls::TlsError;
@@ -62,6 +64,8 @@ pub struct Settings {
     pub cluster: ClusterSettings,
     /// The node's share of the shards relative to others.
     pub weight: u32,
+    /// Where traces go.
+    pub telemetry: TelemetrySettings,
 }
 
 /// One setting.
@@ -176,6 +180,7 @@ impl Default for Settings {
             sharding: ShardingSettings::UNSET,
             cluster: ClusterSettings::UNSET,
             weight: 0,
+            telemetry: TelemetrySettings::default(),
         };
         for key in Self::keys() {
             // The texts are constants; `every_default_is_a_good_value` sets them all.
@@ -197,6 +202,7 @@ impl Settings {
             auth::KEYS,
             sharding::KEYS,
             cluster::KEYS,
+            telemetry::KEYS,
         ]
         .into_iter()
         .flatten()

@@ -118,7 +118,7 @@ impl<E: EventSourced> EntityRef<E> {
         let persistence_id = self.persistence_id.clone();
         let answer = self
             .intake
-            .command(served, persistence_id, request, deadline);
+            .command(served, persistence_id, request, deadline, None);
         let payload = answer.await?.payload;
         if payload.bytes.is_empty() && payload.codec != CodecId::PROTOBUF {
             return Err(AskError::NoReply);

@@ -13,14 +13,18 @@ use perennial_persistence::command::{Answer, ReplyTo, Request};
 use perennial_persistence::command_error::{Applied, CommandError};
 use perennial_persistence::payload::CodecId;
 use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::trace::Trace;
 use perennial_sharding::region::Region;
 use tokio::sync::oneshot;
-use tracing::Instrument;
+use tonic::metadata::MetadataMap;
 
 use crate::admission::{Admission, InFlight};
 use crate::figures::CommandTally;
 use crate::grpc::deadline::Deadline;
+use crate::grpc::status::reason_of;
 use crate::metrics::CommandMetrics;
+use crate::telemetry::trace_parent::TraceParent;
+use crate::telemetry::tracer::{self, Tracer};
 
 /// An entity type this node serves.
 pub(crate) struct ServedType {
@@ -34,6 +38,7 @@ pub(crate) struct ServedType {
 pub(crate) struct Intake {
     pub(crate) region: Region,
     pub(crate) admission: Admission,
+    tracer: Tracer,
     types: HashMap<&'static str, ServedType>,
     unknown_type: CommandMetrics,
 }
@@ -43,6 +48,7 @@ impl Intake {
     pub(crate) fn new(
         region: Region,
         admission: Admission,
+        tracer: Tracer,
         types: impl IntoIterator<Item = (&'static str, CodecId)>,
         tally: &Arc<CommandTally>,
     ) -> Self {
@@ -60,6 +66,7 @@ impl Intake {
         Self {
             region,
             admission,
+            tracer,
             types: types.into_iter().map(served).collect(),
             // One label for all wrong names: labels must not be up to clients.
             unknown_type: CommandMetrics::new("unknown", Arc::clone(tally)),
@@ -93,6 +100,25 @@ impl Intake {
             .refused(reason);
     }
 
+    /// Of the trace a call belongs to, if this node's part of it goes anywhere.
+    pub(crate) fn trace_parent(&self, metadata: &MetadataMap) -> Option<TraceParent> {
+        match self.tracer.is_on() {
+            true => TraceParent::of_call(metadata),
+            false => None,
+        }
+    }
+
+    /// The trace of a request that a client sent; mostly none.
+    pub(crate) fn trace(
+        &self,
+        parent: Option<TraceParent>,
+        persistence_id: &PersistenceId,
+        request: &Request,
+    ) -> Trace {
+        let shard = || self.region.shard_of(persistence_id);
+        self.tracer.begin(parent, persistence_id, shard, request)
+    }
+
     /// Sends a command and waits for its answer, at most until the deadline.
     pub(crate) async fn command(
         &self,
@@ -100,16 +126,10 @@ impl Intake {
         persistence_id: PersistenceId,
         request: Request,
         deadline: Option<Deadline>,
+        parent: Option<TraceParent>,
     ) -> Answer {
         let started = Instant::now();
-        let span = tracing::debug_span!(
-            "command",
-            entity = %persistence_id,
-            shard = %self.region.shard_of(&persistence_id),
-            command = request.command_id().map(tracing::field::display),
-        );
-        let asked = self.ask(persistence_id, request, deadline);
-        let answer = asked.instrument(span).await;
+        let answer = self.ask(persistence_id, request, deadline, parent).await;
         served.metrics.answered(&answer, started.elapsed());
         answer
     }
@@ -123,19 +143,23 @@ impl Intake {
         persistence_id: PersistenceId,
         request: Request,
         deadline: Option<Deadline>,
+        parent: Option<TraceParent>,
     ) -> Answer {
         let in_flight = self.admission.admit()?;
+        let trace = self.trace(parent, &persistence_id, &request);
+        let delivered = trace.clone();
+        let region = &self.region;
         let Some(Deadline(at)) = deadline else {
             let (reply_to, receiver) = ReplyTo::ask();
-            self.region.deliver(persistence_id, request, None, reply_to);
-            return Unanswered::new(receiver, in_flight).answer().await;
+            region.deliver_traced(persistence_id, request, None, reply_to, delivered);
+            let answer = Unanswered::new(receiver, in_flight).answer().await;
+            return end_trace(&trace, answer);
         };
         let (reply_to, receiver, handling) = ReplyTo::ask_for_a_time();
-        self.region
-            .deliver(persistence_id, request, Some(at), reply_to);
+        region.deliver_traced(persistence_id, request, Some(at), reply_to, delivered);
         let mut unanswered = Unanswered::new(receiver, in_flight);
         // An answer that is there when the deadline passes is given.
-        match tokio::time::timeout_at(at.into(), unanswered.answer()).await {
+        let answer = match tokio::time::timeout_at(at.into(), unanswered.answer()).await {
             Ok(answer) => answer,
             Err(_) => Err(CommandError::DeadlineExceeded {
                 applied: match handling.give_up() {
@@ -143,7 +167,8 @@ impl Intake {
                     false => Applied::Unknown,
                 },
             }),
-        }
+        };
+        end_trace(&trace, answer)
     }
 
     /// Sends a command nobody waits for. It is bounded by its entity's stash
@@ -152,6 +177,20 @@ impl Intake {
         self.region
             .deliver(persistence_id, request, None, ReplyTo::Nobody);
     }
+}
+
+/// Writes into a trace what came of its request.
+pub(crate) fn end_trace(trace: &Trace, answer: Answer) -> Answer {
+    if trace.span().is_some() {
+        let (outcome, failed) = match &answer {
+            Ok(reply) if reply.duplicate => ("duplicate", false),
+            Ok(_) => ("replied", false),
+            Err(error @ CommandError::Rejected { .. }) => (reason_of(error), false),
+            Err(error) => (reason_of(error), true),
+        };
+        tracer::ended(trace, outcome, failed);
+    }
+    answer
 }
 
 /// A request handed on, whose answer is not here yet. If the one who waits goes

@@ -22,6 +22,7 @@ use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::storage::Storage;
 use perennial_persistence::storage::memory::MemoryStorage;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -192,6 +193,7 @@ async fn start<E: EventSourced>(
 async fn send(engine: &EntityEngine, json: &[u8]) -> Result<Reply, Box<dyn std::error::Error>> {
     let (reply_to, answer) = ReplyTo::ask();
     engine.deliver(Envelope {
+        trace: Trace::NONE,
         arrival: 0,
         persistence_id: PersistenceId::new("contact", "ada")?,
         shard: ShardNr(0),

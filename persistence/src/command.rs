@@ -17,6 +17,7 @@ use crate::command_error::CommandError;
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
+use crate::trace::Trace;
 use crate::writer::{Epoch, ShardNr};
 
 /// Longest command id, in bytes.
@@ -118,6 +119,8 @@ pub struct Envelope {
     pub deadline: Option<Instant>,
     /// Where the answer goes.
     pub reply_to: ReplyTo,
+    /// To which it belongs; mostly none.
+    pub trace: Trace,
 }
 
 /// The good answer to a request.

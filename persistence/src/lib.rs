@@ -70,6 +70,7 @@
 //! use perennial_persistence::payload::Payload;
 //! use perennial_persistence::persistence_id::PersistenceId;
 //! use perennial_persistence::storage::{Storage, StorageOptions, StorageUrl, migrate};
+//! use perennial_persistence::trace::Trace;
 //! use perennial_persistence::writer::{Epoch, ShardNr};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -84,6 +85,7 @@
 //!
 //! let (reply_to, answer) = ReplyTo::ask();
 //! engine.deliver(Envelope {
+//!     trace: Trace::NONE,
 //!     arrival: 0,
 //!     persistence_id: PersistenceId::new("counter", "apples")?,
 //!     shard: ShardNr(0),
@@ -353,6 +355,7 @@ pub mod snapshot_store;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod trace;
 pub mod verification;
 pub mod view;
 pub mod writer;

@@ -21,6 +21,7 @@ use perennial_persistence::lease::ReadLease;
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::storage::memory::MemoryStorage;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot};
@@ -177,6 +178,7 @@ impl Node {
     ) -> oneshot::Receiver<Answer> {
         let (reply_to, answer) = ReplyTo::ask();
         self.engine.deliver(Envelope {
+            trace: Trace::NONE,
             persistence_id: id.clone(),
             shard,
             epoch: Epoch(epoch),
@@ -510,6 +512,7 @@ async fn a_full_queue_gives_back_what_is_offered() {
     let node = Node::with(&MemoryStorage::new(1), Guard::Lease, settings).await;
     // The test's thread is the only one: no worker runs before it waits.
     let envelope = |n| Envelope {
+        trace: Trace::NONE,
         persistence_id: notes("a"),
         shard: SHARD,
         epoch: Epoch(1),

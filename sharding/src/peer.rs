@@ -18,6 +18,7 @@ use perennial_persistence::engine::EntityDescription;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::registry::NodeNr;
 use perennial_persistence::sequence_nr::SequenceNr;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -160,6 +161,8 @@ pub struct Forwarded {
     pub request: Request,
     /// What was left of its time when it was sent.
     pub time_left: Option<Duration>,
+    /// To which it belongs; mostly none.
+    pub trace: Trace,
 }
 
 /// From the owner of a shard.

@@ -38,6 +38,7 @@ use perennial_persistence::lease::ReadLease;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::registry::{NodeNr, Registry};
 use perennial_persistence::sequence_nr::SequenceNr;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr};
 
 use crate::control_plane::ControlPlane;
@@ -195,8 +196,20 @@ impl Region {
         deadline: Option<Instant>,
         reply_to: ReplyTo,
     ) {
-        self.inner
-            .deliver(persistence_id, request, deadline, reply_to);
+        self.deliver_traced(persistence_id, request, deadline, reply_to, Trace::NONE);
+    }
+
+    /// As [`Region::deliver`], for a request that belongs to a trace.
+    pub fn deliver_traced(
+        &self,
+        persistence_id: PersistenceId,
+        request: Request,
+        deadline: Option<Instant>,
+        reply_to: ReplyTo,
+        trace: Trace,
+    ) {
+        let inner = &self.inner;
+        inner.deliver(persistence_id, request, deadline, reply_to, trace);
     }
 
     /// Sends a request and waits for the answer. The deadline is checked before the

@@ -192,7 +192,21 @@ async fn run(
     output: Output,
     next_steps: impl FnOnce(&Node) -> String,
 ) -> Result<(), Failure> {
-    telemetry::start_logging();
+    if let Some(first) = builders.first() {
+        // The settings are the same for all nodes of a process.
+        telemetry::start(&first.told().telemetry, &first.instance())
+            .map_err(|error| Failure::usage(error.to_string()))?;
+    }
+    let ran = run_until_stopped(builders, output, next_steps).await;
+    telemetry::stop().await;
+    ran
+}
+
+async fn run_until_stopped(
+    builders: Vec<NodeBuilder>,
+    output: Output,
+    next_steps: impl FnOnce(&Node) -> String,
+) -> Result<(), Failure> {
     let asked_to_stop = stop_signal()?;
     tokio::pin!(asked_to_stop);
     let starting = try_join_all(builders.into_iter().map(NodeBuilder::start));

@@ -15,6 +15,7 @@ use std::time::Instant;
 use perennial_persistence::command::{Answer, ReplyTo};
 use perennial_persistence::command_error::CommandError;
 use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::trace::Trace;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -27,8 +28,9 @@ use super::request::{ParsedCommand, parse_command};
 use super::status::{ServiceError, explained, message_of, status_of};
 use crate::admission::InFlight;
 use crate::auth::Right;
-use crate::intake::Intake;
+use crate::intake::{Intake, end_trace};
 use crate::proto::v1::{SendRequest, SendResponse};
+use crate::telemetry::trace_parent::TraceParent;
 
 /// Commands of one stream that may be between request and response.
 pub(super) const OUTSTANDING_MAX: usize = 1024;
@@ -42,6 +44,7 @@ pub(super) struct CommandStream {
     intake: Arc<Intake>,
     client: Client,
     deadline: Option<Deadline>,
+    parent: Option<TraceParent>,
     responses: mpsc::Sender<Result<SendResponse, Status>>,
     cut_off: CutOff<SendResponse>,
     /// Where the engine puts answers, with the index of the command's slot.
@@ -62,6 +65,7 @@ struct Slot {
     place: ResponsePlace,
     started: Instant,
     entity_type: &'static str,
+    trace: Trace,
     _in_flight: InFlight,
 }
 
@@ -81,12 +85,14 @@ impl CommandStream {
         responses: mpsc::Sender<Result<SendResponse, Status>>,
         cut_off: CutOff<SendResponse>,
         deadline: Option<Deadline>,
+        parent: Option<TraceParent>,
     ) -> Self {
         let (answers, answered) = mpsc::channel(OUTSTANDING_MAX);
         Self {
             intake,
             client,
             deadline,
+            parent,
             responses,
             cut_off,
             answers,
@@ -217,6 +223,7 @@ impl CommandStream {
             let limit = OUTSTANDING_MAX;
             return Err((CommandError::Overloaded { limit }.into(), place));
         };
+        let trace = intake.trace(self.parent, &persistence_id, &request);
         let slot = self.slots.insert(Slot {
             request_nr,
             correlation_id: send.correlation_id,
@@ -224,6 +231,7 @@ impl CommandStream {
             place,
             started: Instant::now(),
             entity_type: served.name,
+            trace: trace.clone(),
             _in_flight: in_flight,
         });
         let reply_to = ReplyTo::Stream {
@@ -231,9 +239,8 @@ impl CommandStream {
             correlation_id: slot,
         };
         let deadline = self.deadline.map(|Deadline(at)| at);
-        intake
-            .region
-            .deliver(persistence_id, request, deadline, reply_to);
+        let region = &intake.region;
+        region.deliver_traced(persistence_id, request, deadline, reply_to, trace);
         Ok(())
     }
 
@@ -248,6 +255,7 @@ impl CommandStream {
         if !self.held.is_empty() {
             self.release(&slot.persistence_id, slot.request_nr);
         }
+        let answer = end_trace(&slot.trace, answer);
         let mut response = answer.map_or_else(
             |error| SendResponse {
                 status: Some(message_of(&status_of(error))),

@@ -52,6 +52,7 @@ impl v1::entity_service_server::EntityService for EntityService {
         request: Request<v1::SendRequest>,
     ) -> Result<Response<v1::SendResponse>, Status> {
         let deadline = Deadline::of_call(request.metadata(), Instant::now());
+        let parent = self.intake.trace_parent(request.metadata());
         let client = Client::of(request.extensions())?;
         let mut send = request.into_inner();
         let allowed = client.may(Right::Send, &send.entity_type);
@@ -65,7 +66,7 @@ impl v1::entity_service_server::EntityService for EntityService {
         } = parsed;
         let answer = self
             .intake
-            .command(served, persistence_id, request, deadline);
+            .command(served, persistence_id, request, deadline, parent);
         Ok(Response::new(response_of(answer.await.map_err(status_of)?)))
     }
 
@@ -76,10 +77,11 @@ impl v1::entity_service_server::EntityService for EntityService {
         request: Request<Streaming<v1::SendRequest>>,
     ) -> Result<Response<Self::SendStreamStream>, Status> {
         let deadline = Deadline::of_call(request.metadata(), Instant::now());
+        let parent = self.intake.trace_parent(request.metadata());
         let client = Client::of(request.extensions())?;
         let (sender, cut_off, responses) = paced(OUTSTANDING_MAX, self.slow_reader_timeout);
-        let stream =
-            CommandStream::new(Arc::clone(&self.intake), client, sender, cut_off, deadline);
+        let intake = Arc::clone(&self.intake);
+        let stream = CommandStream::new(intake, client, sender, cut_off, deadline, parent);
         let stopping = self.stopping.clone();
         // A task, not part of the response: when the client goes away, what it
         // sent is still in work, and counted until it is done.
@@ -94,13 +96,16 @@ impl v1::entity_service_server::EntityService for EntityService {
     ) -> Result<Response<v1::GetStateResponse>, Status> {
         let deadline = Deadline::of_call(request.metadata(), Instant::now());
         let client = Client::of(request.extensions())?;
+        let parent = self.intake.trace_parent(request.metadata());
         let get = request.into_inner();
         client.may(Right::Read, &get.entity_type)?;
         let (_, persistence_id) = parse_entity(&self.intake, &get.entity_type, &get.entity_id)?;
         let answer = match get.at_sequence_nr {
             None => {
                 let state = EntityRequest::State;
-                self.intake.ask(persistence_id, state, deadline).await
+                self.intake
+                    .ask(persistence_id, state, deadline, parent)
+                    .await
             }
             Some(nr) => {
                 let in_flight = self.intake.admission.admit().map_err(status_of)?;

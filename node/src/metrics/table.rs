@@ -558,6 +558,18 @@ pub static METRICS: &[MetricInfo] = &[
         meaning: "Certificates that have changed on disk, by whether they could be used.",
         what_to_do: "`failed`: the one before stays in use; the log says what is wrong with the new one.",
     },
+    MetricInfo {
+        name: "perennial_trace_spans_dropped_total",
+        kind: Counter,
+        unit: "spans",
+        labels: &[Label {
+            name: "reason",
+            values: "`queue_full`, `not_sent`",
+        }],
+        meaning: "Spans of traces that the collector does not get. Commands are not affected.",
+        what_to_do: "`not_sent`: the log says what is wrong with `telemetry.otlp.endpoint`, or with the collector \
+                     there. `queue_full`: it is too slow, or too much is traced: lower `telemetry.otlp.sampling`.",
+    },
 ];
 
 /// The table in Markdown, as `perennial metrics` prints it.

@@ -44,6 +44,7 @@ use crate::peer::PeerLimits;
 use crate::peer::server as peer_server;
 use crate::peer::transport::GrpcTransport;
 use crate::status_page::StatusPage;
+use crate::telemetry::tracer::Tracer;
 
 /// How often the recorder folds what was measured into its summaries.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -95,6 +96,16 @@ impl NodeBuilder {
             self.registration = self.types.register(definition);
         }
         self
+    }
+
+    /// What the node is to be told, as it stands now.
+    pub(crate) fn told(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How a node is named among others before it has a number.
+    pub(crate) fn instance(&self) -> String {
+        advertised(self.advertise.clone(), self.grpc_address)
     }
 
     /// The names of the types added so far.
@@ -317,6 +328,7 @@ impl NodeBuilder {
         let intake = Arc::new(Intake::new(
             cluster_part.region().clone(),
             admission,
+            Tracer::new(node_id, settings.telemetry.sampling),
             served,
             cluster_part.figures().commands(),
         ));

@@ -18,6 +18,7 @@ use prost::Message;
 
 use super::{Malformed, command_error};
 use crate::proto::peer as wire;
+use crate::telemetry::tracer;
 
 /// Bytes above which a message takes no further frame.
 pub(super) const MESSAGE_LEN: usize = 256 << 10;
@@ -95,6 +96,7 @@ fn forward_to_wire(forwarded: Forwarded) -> wire::Forward {
             Request::State => Asked::State(wire::Nothing {}),
         }),
         time_left_us: forwarded.time_left.map(micros),
+        traceparent: tracer::to_send(&forwarded.trace),
     }
 }
 
@@ -110,13 +112,15 @@ fn forward_of_wire(forward: wire::Forward) -> Result<Forwarded, Malformed> {
             metadata: (!command.metadata.is_empty()).then(|| Arc::new(command.metadata)),
         },
     };
+    let persistence_id = PersistenceId::parse(&forward.persistence_id)
+        .map_err(|error| Malformed::new("persistence_id", error))?;
     Ok(Forwarded {
+        trace: tracer::sent_on(&forward.traceparent, &persistence_id),
         correlation_id: forward.correlation_id,
         routed_at: forward.routed_at,
         shard: ShardNr(forward.shard),
         epoch: Epoch(forward.epoch),
-        persistence_id: PersistenceId::parse(&forward.persistence_id)
-            .map_err(|error| Malformed::new("persistence_id", error))?,
+        persistence_id,
         request,
         time_left: forward.time_left_us.map(Duration::from_micros),
     })

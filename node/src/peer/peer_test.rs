@@ -11,6 +11,7 @@ use perennial_persistence::engine::{EntityDescription, EntityState};
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::sequence_nr::SequenceNr;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr};
 use perennial_sharding::cluster_state::{ClusterCommand, Member, MemberStatus};
 use perennial_sharding::peer::{
@@ -150,6 +151,7 @@ fn persistence_id() -> PersistenceId {
 
 fn forward(correlation_id: u64, payload: impl Into<bytes::Bytes>) -> Forwarded {
     Forwarded {
+        trace: Trace::NONE,
         correlation_id,
         routed_at: 1,
         shard: ShardNr(2),

@@ -6,6 +6,7 @@ use perennial_persistence::command_error::CommandError;
 use perennial_persistence::payload::{CodecId, Payload};
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::registry::NodeNr;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use perennial_sharding::cluster_state::ClusterCommand;
 use perennial_sharding::peer::{BackFrame, Forwarded, Heartbeat, PeerHeader, PeerRequest};
@@ -115,6 +116,7 @@ pub fn examples() -> [Vec<Vec<u8>>; 3] {
                 metadata: None,
             },
             time_left: None,
+            trace: Trace::NONE,
         });
     let forwards = frames::forwards_to_wire(forwarded.into_iter().collect());
     let backs = vec![

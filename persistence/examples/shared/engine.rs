@@ -9,6 +9,7 @@ use perennial_persistence::entity_types::EntityTypes;
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::storage::memory::MemoryStorage;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr};
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -41,6 +42,7 @@ impl Example {
     pub(crate) fn tell(&self, command: &impl Serialize) -> Done<Asked> {
         let (reply_to, answer) = ReplyTo::ask();
         self.engine.deliver(Envelope {
+            trace: Trace::NONE,
             arrival: 0,
             persistence_id: PersistenceId::new("example", "1")?,
             shard: ShardNr(0),

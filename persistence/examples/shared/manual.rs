@@ -11,6 +11,7 @@ use perennial_persistence::event_sourced::EventSourced;
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::storage::memory::MemoryStorage;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr};
 
 /// Adds what it is told; asked to add nothing it tells its value.
@@ -69,6 +70,7 @@ impl Node {
     pub async fn add(&self, id: &str, add: i64, command_id: &str) -> Answer {
         let (reply_to, answer) = ReplyTo::ask();
         self.engine.deliver(Envelope {
+            trace: Trace::NONE,
             arrival: 0,
             persistence_id: PersistenceId::new("counter", id).unwrap(),
             shard: ShardNr(0),

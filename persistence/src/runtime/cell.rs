@@ -55,6 +55,7 @@ use crate::persisting::Persisting;
 use crate::retention::{Deletion, Retention, RetentionSettings};
 use crate::runtime::confirmations::{Confirmations, Confirmed, tells_of_state};
 use crate::sequence_nr::SequenceNr;
+use crate::trace::Trace;
 use crate::writer::{Epoch, ShardNr, WriterUuid};
 
 use aside::Aside;
@@ -119,6 +120,8 @@ struct Work {
     broken: Option<String>,
     /// Set when more came than there was room for and that makes the entity fail.
     overflowed: Option<String>,
+    /// Of the commands whose events go out next, as far as they are traced.
+    appending: Vec<Trace>,
     /// Told, by being dropped, when the entity has left memory.
     leave_waiters: Vec<oneshot::Sender<()>>,
     /// Its shard leaves this node: it only finishes what is out.
@@ -134,6 +137,7 @@ pub(super) struct Queued {
     request: Request,
     deadline: Option<Instant>,
     reply_to: ReplyTo,
+    trace: Trace,
     index: Index,
 }
 
@@ -179,7 +183,8 @@ impl Promise {
 /// What a cell wants done.
 pub(crate) enum Action {
     Recover(Recovery),
-    Append(Append),
+    /// With the traces of the commands it stores events of.
+    Append(Append, Vec<Trace>),
     FindCommands(Vec<CommandId>),
     SaveSnapshot {
         sequence_nr: SequenceNr,
@@ -297,6 +302,7 @@ impl Cell {
             request: envelope.request,
             deadline: envelope.deadline,
             reply_to: envelope.reply_to,
+            trace: envelope.trace,
             index: Index::NotAsked,
         });
         self.stage == Stage::Ready
@@ -374,6 +380,12 @@ impl Cell {
             }
             .into(),
         }
+    }
+
+    /// Of the command that has waited longest.
+    pub(crate) fn first_trace(&self) -> Trace {
+        let first = self.work.as_deref().and_then(|work| work.stash.front());
+        first.map_or(Trace::NONE, |queued| queued.trace.clone())
     }
 
     fn pop_queued(&mut self) -> Option<Queued> {

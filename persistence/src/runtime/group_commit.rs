@@ -17,11 +17,13 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use tokio::sync::Notify;
+use tracing::{Instrument, Span, info_span};
 
 use crate::engine::Tally;
 use crate::journal::{Append, AppendError, Appended, Journal};
 use crate::planted::{self, Bug};
 use crate::publication::Publication;
+use crate::trace::{TARGET, Trace};
 use crate::writer::SessionUuid;
 
 use super::contained::contained;
@@ -46,6 +48,8 @@ struct Lane {
 
 struct Waiting {
     append: Append,
+    /// Steps of the commands it stores events of.
+    traces: Vec<Trace>,
     from: Address,
 }
 
@@ -83,10 +87,22 @@ impl GroupCommit {
     }
 
     /// Queues an append. The lane follows from the stream, so it is always the same.
-    pub(crate) fn submit(&self, append: Append, from: Address) {
+    /// Of the commands it stores events of, those that are traced are given.
+    pub(crate) fn submit(&self, append: Append, traces: &[Trace], from: Address) {
+        let step = |trace: &Trace| {
+            trace.step(|span| {
+                let events = append.event_count();
+                info_span!(target: TARGET, parent: span, "append", perennial.events = events)
+            })
+        };
+        let traces = traces.iter().map(step).collect();
         let hash = xxhash_rust::xxh3::xxh3_64(append.persistence_id.as_str().as_bytes());
         let lane = &self.lanes[(hash % self.lanes.len() as u64) as usize];
-        lane.lock().push_back(Waiting { append, from });
+        lane.lock().push_back(Waiting {
+            append,
+            traces,
+            from,
+        });
         lane.arrived.notify_one();
     }
 }
@@ -98,7 +114,12 @@ impl Lane {
     }
 
     /// What waits, up to the bounds; at least one append if there is one.
-    fn take_batch(&self, appends: &mut Vec<Append>, from: &mut Vec<Address>) {
+    fn take_batch(
+        &self,
+        appends: &mut Vec<Append>,
+        from: &mut Vec<Address>,
+        traces: &mut Vec<Trace>,
+    ) {
         let mut waiting = self.lock();
         let (mut events, mut bytes) = (0, 0);
         while let Some(next) = waiting.front() {
@@ -110,6 +131,7 @@ impl Lane {
             if let Some(next) = waiting.pop_front() {
                 appends.push(next.append);
                 from.push(next.from);
+                traces.extend(next.traces);
             }
         }
     }
@@ -128,9 +150,10 @@ async fn run_lane(
     let duration = metrics::histogram!("perennial_append_duration_seconds");
     let mut appends = Vec::new();
     let mut from = Vec::new();
+    let mut traces = Vec::new();
     let mut outcomes: Vec<Vec<Outcome>> = workers.iter().map(|_| Vec::new()).collect();
     loop {
-        lane.take_batch(&mut appends, &mut from);
+        lane.take_batch(&mut appends, &mut from, &mut traces);
         if appends.is_empty() {
             lane.arrived.notified().await;
             continue;
@@ -141,8 +164,10 @@ async fn run_lane(
             tokio::spawn(async move { append(&*journal, session, number, &mut sent).await });
             appends.iter().map(Appended::all).collect()
         } else {
-            append(&*journal, session, number, &mut appends).await
+            let storing = append(&*journal, session, number, &mut appends);
+            storing.instrument(batch_span(&traces, number)).await
         };
+        traces.clear();
         duration.record(began.elapsed().as_secs_f64());
         batch_size.record(appends.iter().map(Append::event_count).sum::<usize>() as f64);
         for ((to, mut append), appended) in from.drain(..).zip(appends.drain(..)).zip(appended) {
@@ -162,6 +187,20 @@ async fn run_lane(
             }
         }
     }
+}
+
+/// A batch belongs to no command, so it is a trace of its own; it and the appends in it
+/// that are traced are linked with each other.
+fn batch_span(traces: &[Trace], lane: usize) -> Span {
+    if traces.is_empty() {
+        return Span::none();
+    }
+    let batch = info_span!(target: TARGET, parent: None, "append batch", otel.kind = "client", perennial.lane = lane);
+    for append in traces.iter().filter_map(Trace::span) {
+        batch.follows_from(append);
+        append.follows_from(&batch);
+    }
+    batch
 }
 
 /// One outcome for each append, whatever the journal does. A first write without

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tracing::{Instrument, info_span};
 
 use crate::actor;
 use crate::engine::{EngineSettings, Tally};
 use crate::persistence_id::PersistenceId;
 use crate::recovery_permits::{Admission, RecoveryPermits};
 use crate::storage::Storage;
+use crate::trace::{TARGET, Trace};
 
 use super::recovery_pages::{PageSource, Recovery};
 use super::worker::{Address, WorkerHandle};
@@ -61,13 +63,18 @@ impl RecoveryDriver {
         plan: actor::Recovery,
         worker: WorkerHandle,
         to: Address,
+        trace: &Trace,
     ) {
+        let trace = trace.step(
+            |span| info_span!(target: TARGET, parent: span, "recover", perennial.entity = %persistence_id),
+        );
         // The driver ends only when the engine has stopped.
         let _ = self.events.send(DriverEvent::Requested(Recovery {
             persistence_id,
             plan,
             to,
             worker,
+            trace,
         }));
     }
 }
@@ -143,7 +150,12 @@ async fn run_recovery(
     duration: metrics::Histogram,
 ) {
     let began = Instant::now();
-    if let Err(fault) = source.recover(&recovery).await {
+    // What came before this in the trace was waiting for the permit.
+    let replay = recovery
+        .trace
+        .step(|span| info_span!(target: TARGET, parent: span, "replay"));
+    let recovering = source.recover(&recovery).instrument(replay.to_span());
+    if let Err(fault) = recovering.await {
         recovery.worker.recovery_fault(recovery.to, fault);
     }
     duration.record(began.elapsed().as_secs_f64());

@@ -25,6 +25,7 @@ use crate::replay_filter::Issue;
 use crate::sequence_nr::SequenceNr;
 use crate::snapshot_store::{SnapshotCriteria, SnapshotStore};
 use crate::storage::Storage;
+use crate::trace::Trace;
 
 use super::cell::{PageVerdict, RecoveryPage};
 use super::contained::contained;
@@ -46,6 +47,8 @@ pub(crate) struct Recovery {
     pub(crate) plan: actor::Recovery,
     pub(crate) to: Address,
     pub(crate) worker: WorkerHandle,
+    /// A step of the command's that started the entity.
+    pub(crate) trace: Trace,
 }
 
 /// What recoveries read from and are bounded by.

@@ -7,6 +7,7 @@ use perennial_persistence::command_error::{Applied, CommandError, StashLimit};
 use perennial_persistence::engine::EngineSettings;
 use perennial_persistence::payload::Payload;
 use perennial_persistence::sequence_nr::SequenceNr;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr};
 
 use crate::fixture::{Backend, Fixture, answered, subject, texts, wait_until};
@@ -198,6 +199,7 @@ async fn a_command_put_aside_for_too_long_is_answered(on: Backend) {
     let f = Fixture::with(on, script, settings).await;
     let (reply_to, answer) = ReplyTo::ask();
     f.engine.deliver(Envelope {
+        trace: Trace::NONE,
         arrival: 0,
         persistence_id: subject(),
         shard: ShardNr(0),

@@ -14,6 +14,7 @@ use perennial_persistence::registry::NodeNr;
 use perennial_persistence::storage::memory::MemoryStorage;
 use perennial_persistence::storage::{self, Storage, StorageOptions, StorageUrl};
 use perennial_persistence::testing::postgres_server::TestDatabase;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr};
 use tokio::sync::oneshot;
 
@@ -284,6 +285,7 @@ pub(crate) fn send_json(
 fn deliver(engine: &EntityEngine, request: Request) -> oneshot::Receiver<Answer> {
     let (reply_to, answer) = ReplyTo::ask();
     engine.deliver(Envelope {
+        trace: Trace::NONE,
         arrival: 0,
         persistence_id: subject(),
         shard: ShardNr(0),

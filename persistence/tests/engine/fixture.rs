@@ -16,6 +16,7 @@ use perennial_persistence::registry::NodeNr;
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::storage::Storage;
 use perennial_persistence::storage::memory::MemoryStorage;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -171,6 +172,7 @@ impl Fixture {
     pub(crate) fn request(&self, id: &str, request: Request) -> oneshot::Receiver<Answer> {
         let (reply_to, answer) = ReplyTo::ask();
         self.engine.deliver(Envelope {
+            trace: Trace::NONE,
             arrival: 0,
             persistence_id: notes(id),
             shard: shard(id),

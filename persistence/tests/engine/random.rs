@@ -18,6 +18,7 @@ use perennial_persistence::journal::memory::faults::{Fault, Operation};
 use perennial_persistence::payload::Payload;
 use perennial_persistence::retention::RetentionSettings;
 use perennial_persistence::sequence_nr::SequenceNr;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::Epoch;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -208,6 +209,7 @@ impl Program {
         let (reply_to, answer) = ReplyTo::ask();
         let invoked = self.clock.fetch_add(1, Ordering::Relaxed);
         to.deliver(Envelope {
+            trace: Trace::NONE,
             arrival: 0,
             persistence_id: notes(op.entity),
             shard: shard(op.entity),

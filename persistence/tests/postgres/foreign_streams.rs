@@ -24,6 +24,7 @@ use perennial_persistence::retention::RetentionSettings;
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::storage::{Storage, StorageOptions, migrate};
 use perennial_persistence::testing::postgres_server::TestDatabase;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::verification::{Finding, Verified, Witness, verify};
 use perennial_persistence::writer::{Epoch, ShardNr};
 use sqlx::postgres::PgConnection;
@@ -253,6 +254,7 @@ impl Engine {
     async fn ask(&self, name: &str, request: Request) -> Answer {
         let (reply_to, answer) = ReplyTo::ask();
         self.0.deliver(Envelope {
+            trace: Trace::NONE,
             arrival: 0,
             persistence_id: id(name),
             shard: ShardNr(1),

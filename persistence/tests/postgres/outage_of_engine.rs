@@ -18,6 +18,7 @@ use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::storage::{Storage, StorageOptions, migrate};
 use perennial_persistence::testing::postgres_server::{PostgresServer, TestDatabase};
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr, WriterUuid};
 
 use crate::node::PATIENCE;
@@ -65,6 +66,7 @@ impl Client {
     async fn ask(&self, request: Request) -> Answer {
         let (reply_to, answer) = ReplyTo::ask();
         self.engine.deliver(Envelope {
+            trace: Trace::NONE,
             arrival: 0,
             persistence_id: self.id(),
             shard: self.shard(),

@@ -18,6 +18,7 @@ use perennial_persistence::event_sourced::EventSourced;
 use perennial_persistence::journal::memory::faults::Fault;
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::Epoch;
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +137,7 @@ impl Carrier<Destination, u32> for Post {
         // By this a repetition has no second effect (I-8).
         let command_id = CommandId::parse(&format!("sender {}", delivery.id)).unwrap();
         self.engine.get().unwrap().deliver(Envelope {
+            trace: Trace::NONE,
             arrival: 0,
             persistence_id: PersistenceId::new("counter", id).unwrap(),
             shard: SHARD,

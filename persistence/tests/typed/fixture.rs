@@ -16,6 +16,7 @@ use perennial_persistence::registry::NodeNr;
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::storage::Storage;
 use perennial_persistence::storage::memory::MemoryStorage;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr};
 use tokio::sync::{mpsc, oneshot};
 
@@ -108,6 +109,7 @@ impl Node {
         deadline: Option<Instant>,
     ) {
         self.engine.deliver(Envelope {
+            trace: Trace::NONE,
             arrival: 0,
             persistence_id: PersistenceId::new(entity_type, id).unwrap(),
             shard: SHARD,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use perennial_persistence::command::{ReplyTo, Told};
 use perennial_persistence::command_error::CommandError;
+use perennial_persistence::trace::Trace;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -57,6 +58,9 @@ pub(super) async fn serve(inner: Arc<Inner>, stream: AcceptedStream) {
 fn take_in_one(inner: &Inner, forwarded: Forwarded, place: mpsc::OwnedPermit<(u64, Told)>) {
     let is_behind = inner.applied_index() < forwarded.routed_at;
     let now = Instant::now().into_std();
+    if let Some(span) = forwarded.trace.span() {
+        span.record("perennial.node", inner.node.0);
+    }
     let parcel = Parcel {
         persistence_id: forwarded.persistence_id,
         request: forwarded.request,
@@ -65,6 +69,8 @@ fn take_in_one(inner: &Inner, forwarded: Forwarded, place: mpsc::OwnedPermit<(u6
             place,
             correlation_id: forwarded.correlation_id,
         },
+        trace: forwarded.trace,
+        out: Trace::NONE,
         waits_since: None,
         may_have_run: false,
     };

@@ -13,6 +13,7 @@ use perennial_persistence::command_error::CommandError;
 use perennial_persistence::handing_back::{HandBackReason, HandedBack};
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::registry::NodeNr;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
@@ -94,6 +95,7 @@ impl Inner {
         request: Request,
         deadline: Option<Instant>,
         reply_to: ReplyTo,
+        trace: Trace,
     ) {
         let shard = self.shard_of(&persistence_id);
         let mut slot = self.lock(shard);
@@ -103,6 +105,8 @@ impl Inner {
             request,
             deadline,
             reply_to,
+            trace,
+            out: Trace::NONE,
             waits_since: None,
             may_have_run: false,
         };

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use perennial_persistence::command::{Answer, Request};
 use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -65,6 +66,7 @@ pub(super) struct Outgoing {
     pub(super) persistence_id: PersistenceId,
     pub(super) request: Request,
     pub(super) deadline: Option<Instant>,
+    pub(super) trace: Trace,
 }
 
 /// What a link tells its region.
@@ -294,6 +296,7 @@ impl Outgoing {
             epoch: self.epoch,
             persistence_id: self.persistence_id,
             request: self.request,
+            trace: self.trace,
             time_left: self.deadline.map(|at| at.saturating_duration_since(now)),
         }
     }

@@ -6,6 +6,7 @@ use perennial_persistence::command::{Answer, Envelope, ReplyTo, Request, Told};
 use perennial_persistence::command_error::{Applied, CommandError};
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::planted::{self, Bug};
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr};
 
 /// A request of an entity, with the place its answer goes.
@@ -15,6 +16,9 @@ pub(super) struct Parcel {
     pub(super) request: Request,
     pub(super) deadline: Option<Instant>,
     pub(super) reply_to: ReplyTo,
+    pub(super) trace: Trace,
+    /// The step of it at another node, while it is out.
+    pub(super) out: Trace,
     /// Since when it waits for a home of its shard; set when it begins to.
     pub(super) waits_since: Option<Instant>,
     /// It was sent to an owner that was lost, and is sent again.
@@ -28,6 +32,8 @@ impl Parcel {
             request: envelope.request,
             deadline: envelope.deadline,
             reply_to: envelope.reply_to,
+            trace: envelope.trace,
+            out: Trace::NONE,
             waits_since: None,
             may_have_run: false,
         }
@@ -42,6 +48,7 @@ impl Parcel {
             request: self.request,
             deadline: self.deadline,
             reply_to: self.reply_to,
+            trace: self.trace,
         }
     }
 

@@ -158,9 +158,7 @@ impl<P> Route<P> {
     /// A command that was out was not begun: it waits again, if it was out.
     pub(super) fn returned(&mut self, nr: u64) -> Option<&mut P> {
         let command = self.out.remove(&nr)?;
-        if !planted::is(Bug::ReleaseBeforeReturned) {
-            self.closed = self.out_to;
-        }
+        self.closed = self.out_to;
         self.forget_owner();
         Some(self.waiting.entry(nr).insert_entry(command).into_mut())
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use perennial_persistence::command_error::CommandError;
 use perennial_persistence::engine::EntityEngine;
 use perennial_persistence::lease::ReadLease;
+use perennial_persistence::trace::TARGET;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 
 use super::link::{Link, Outgoing, Ticket};
@@ -126,7 +127,7 @@ impl Slot {
     }
 
     /// Sends a command to another node; gives it back if it has to wait.
-    fn forward(&mut self, nr: u64, parcel: Parcel, owner: Owner, index: u64) -> Option<Parcel> {
+    fn forward(&mut self, nr: u64, mut parcel: Parcel, owner: Owner, index: u64) -> Option<Parcel> {
         let Some(link) = self.link.as_ref().filter(|link| link.has_room(self.shard)) else {
             return Some(parcel);
         };
@@ -135,6 +136,10 @@ impl Slot {
             parcel.refuse_overdue();
             return None;
         }
+        parcel.out = parcel.trace.step(|span| {
+            let to = owner.node.0;
+            tracing::info_span!(target: TARGET, parent: span, "forward", otel.kind = "client", perennial.to = to)
+        });
         let outgoing = Outgoing {
             ticket: Ticket::new(self.shard, nr),
             routed_at: index,
@@ -142,6 +147,7 @@ impl Slot {
             persistence_id: parcel.persistence_id.clone(),
             request: parcel.request.clone(),
             deadline: parcel.deadline,
+            trace: parcel.out.clone(),
         };
         if !link.push(outgoing) {
             return Some(parcel);

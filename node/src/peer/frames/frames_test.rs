@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use perennial_persistence::trace::Trace;
 use proptest::prelude::*;
 
 use super::*;
@@ -21,6 +22,7 @@ fn command(payload: Payload, command_id: &str, metadata: &[(&str, &str)]) -> Req
 
 fn forwarded(correlation_id: u64, request: Request) -> Forwarded {
     Forwarded {
+        trace: Trace::NONE,
         correlation_id,
         routed_at: 2,
         shard: ShardNr(3),

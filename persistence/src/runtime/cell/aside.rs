@@ -15,6 +15,7 @@ use crate::command_error::{Applied, CommandError, StashLimit};
 use crate::engine::{EngineSettings, StashOverflow};
 use crate::payload::Payload;
 use crate::persisting::Commands;
+use crate::trace::Trace;
 
 use super::{Action, Cell, CellContext, Index, Next, Queued};
 
@@ -278,6 +279,7 @@ impl Queued {
             },
             deadline: None,
             reply_to: ReplyTo::Nobody,
+            trace: Trace::NONE,
             index: Index::NotAsked,
         }
     }

@@ -34,6 +34,7 @@ impl Cell {
             request: queued.request,
             deadline: queued.deadline,
             reply_to: queued.reply_to,
+            trace: queued.trace,
         };
         work.aside.stashed.drain(..).map(envelope).collect()
     }

@@ -109,6 +109,7 @@ impl Cell {
             request: queued.request,
             deadline: queued.deadline,
             reply_to: queued.reply_to,
+            trace: queued.trace,
         };
         let envelopes = queued.into_iter().map(envelope).collect();
         cx.actions.push(Action::HandBack(reason, envelopes));

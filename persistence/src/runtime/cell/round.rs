@@ -45,7 +45,8 @@ impl Cell {
             let Some(queued) = self.pop_queued() else {
                 break;
             };
-            match self.handle(queued, &mut bytes, cx) {
+            let trace = queued.trace.clone();
+            match trace.in_scope(|| self.handle(queued, &mut bytes, cx)) {
                 Step::GoOn if bytes < ROUND_BYTES_MAX => {}
                 Step::GoOn | Step::End => break,
                 Step::EndBefore(queued) => {
@@ -72,14 +73,16 @@ impl Cell {
         };
         if let Some(writes) = work.persisting.next_batch() {
             self.stage = Stage::Storing;
-            cx.actions.push(Action::Append(Append {
+            let append = Append {
                 persistence_id: self.persistence_id.clone(),
                 shard: self.shard,
                 epoch: self.epoch,
                 writer: self.writer,
                 first_sequence_nr: self.stored_nr.next(),
                 writes,
-            }));
+            };
+            let traces = std::mem::take(&mut work.appending);
+            cx.actions.push(Action::Append(append, traces));
             return Next::Wait;
         }
         if let Some(message) = work.broken.take() {
@@ -234,6 +237,9 @@ impl Cell {
         // effects are to see, hence they end the round.
         let snapshot = take.and_then(|_| self.encode_snapshot());
         let ends_round = then.stop || then.effects.is_some();
+        if queued.trace.span().is_some() {
+            self.work().appending.push(queued.trace.clone());
+        }
         let held = Held {
             promise: Promise::Answer(Ok(Reply {
                 payload: reply,

@@ -54,7 +54,8 @@ impl Cell {
             let Some(queued) = self.pop_queued() else {
                 break;
             };
-            match self.take_turn(queued, cx) {
+            let trace = queued.trace.clone();
+            match trace.in_scope(|| self.take_turn(queued, cx)) {
                 Turn::Over => {}
                 Turn::Later(queued) => {
                     self.work().stash.push_front(queued);
@@ -185,6 +186,7 @@ impl Cell {
             request,
             deadline,
             reply_to,
+            trace,
             index,
         } = queued;
         let Request::Command {
@@ -197,6 +199,7 @@ impl Cell {
             // Only commands are received.
             return;
         };
+        let issued = self.actor().status().issued;
         let received = self.actor().receive(ActorCommand {
             payload,
             command_id: command_id.clone(),
@@ -211,12 +214,16 @@ impl Cell {
                     request,
                     deadline,
                     reply_to,
+                    trace: trace.clone(),
                     index,
                 };
                 (Ok(()), Some(stashed))
             }
             Err(message) => (Err(message), None),
         };
+        if trace.span().is_some() && self.actor().status().issued > issued {
+            self.work().appending.push(trace);
+        }
         self.after_turn(turn, stashed, cx);
     }
 
@@ -288,14 +295,16 @@ impl Cell {
 
     fn send(&mut self, cx: &mut CellContext<'_>) {
         if let Some((first_sequence_nr, writes)) = self.actor().next_batch() {
-            cx.actions.push(Action::Append(Append {
+            let append = Append {
                 persistence_id: self.persistence_id.clone(),
                 shard: self.shard,
                 epoch: self.epoch,
                 writer: self.writer,
                 first_sequence_nr,
                 writes,
-            }));
+            };
+            let traces = std::mem::take(&mut self.work().appending);
+            cx.actions.push(Action::Append(append, traces));
         }
     }
 }

@@ -33,9 +33,12 @@ impl Worker {
                 Action::Recover(plan) => {
                     let id = cell.persistence_id.clone();
                     let recoveries = &self.shared.recoveries;
-                    recoveries.request(id, plan, worker.clone(), from);
+                    let trace = cell.first_trace();
+                    recoveries.request(id, plan, worker.clone(), from, &trace);
                 }
-                Action::Append(append) => self.shared.commit.submit(append, from),
+                Action::Append(append, traces) => {
+                    self.shared.commit.submit(append, &traces, from);
+                }
                 Action::FindCommands(ids) => {
                     let journal = Arc::clone(&self.shared.storage.journal);
                     let (id, worker) = (cell.persistence_id.clone(), worker.clone());

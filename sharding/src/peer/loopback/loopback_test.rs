@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use perennial_persistence::command::Request;
 use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -201,6 +202,7 @@ fn forwarded(correlation_id: u64) -> Vec<Forwarded> {
         persistence_id: PersistenceId::new("notes", "a").unwrap(),
         request: Request::State,
         time_left: None,
+        trace: Trace::NONE,
     }]
 }
 

@@ -135,6 +135,7 @@ fn outgoing(nr: u64) -> Outgoing {
         persistence_id: PersistenceId::new("notes", "a").unwrap(),
         request: Request::State,
         deadline: None,
+        trace: Trace::NONE,
     }
 }
 
