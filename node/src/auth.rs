@@ -28,7 +28,7 @@ mod key_set;
 mod rules;
 mod token;
 
-pub use self::access::{Access, TokenAccess};
+pub use self::access::{Access, CertificateAccess, TokenAccess};
 pub use self::caller::{Caller, Denied};
 pub use self::claims::Expected;
 pub use self::error::AuthError;

@@ -1,5 +1,5 @@
 //! Who calls and what that allows, for each call: the rules, the keys, and a memory of
-//! tokens that were found good.
+//! tokens that were found good and of certificates that were shown.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -18,8 +18,8 @@ use super::rules::Rules;
 use super::token;
 use crate::tls::client_certificate::ClientCertificate;
 
-/// Tokens that are remembered. Each takes its digest and what it allows; the least used
-/// goes first.
+/// Tokens that are remembered, and certificates. Each takes its digest or names and what
+/// it allows; the least used goes first.
 const REMEMBERED_MAX: usize = 4096;
 
 /// How a node knows its clients; one for a node.
@@ -30,8 +30,8 @@ pub enum Access {
     Known {
         /// How tokens are checked, if they are taken.
         tokens: Option<Arc<TokenAccess>>,
-        /// What whom is allowed.
-        rules: Arc<Rules>,
+        /// What the certificates of connections are worth.
+        certificates: CertificateAccess,
     },
 }
 
@@ -62,20 +62,51 @@ impl Access {
         certificate: Option<&ClientCertificate>,
         now: SystemTime,
     ) -> Result<Arc<Caller>, AuthError> {
-        let (tokens, rules) = match self {
+        let (tokens, certificates) = match self {
             Self::Everybody(anonymous) => return Ok(Arc::clone(anonymous)),
-            Self::Known { tokens, rules } => (tokens, rules),
+            Self::Known {
+                tokens,
+                certificates,
+            } => (tokens, certificates),
         };
         match (token, tokens, certificate) {
             (Some(token), Some(tokens), _) => tokens.caller(token, now),
             (Some(_), None, _) => Err(AuthError::TokensNotTaken),
-            (None, _, Some(certificate)) => {
-                let identity = Identity::of_client(certificate);
-                let grants = rules.grants(&identity);
-                Ok(Arc::new(Caller::new(identity, grants)))
-            }
+            (None, _, Some(certificate)) => Ok(certificates.caller(certificate)),
             (None, _, None) => Err(AuthError::Missing),
         }
+    }
+}
+
+/// Certificates as callers, with a memory: a connection shows the same one with each
+/// call, and going through all rules takes longer than finding what came of it.
+pub struct CertificateAccess {
+    rules: Arc<Rules>,
+    remembered: Cache<ClientCertificate, Arc<Caller>>,
+}
+
+impl CertificateAccess {
+    /// Takes what the TLS handshake has verified.
+    #[must_use]
+    pub fn new(rules: Arc<Rules>) -> Self {
+        Self {
+            rules,
+            remembered: Cache::new(REMEMBERED_MAX),
+        }
+    }
+
+    /// Whose certificate it is and what that allows. Its time was looked at when the
+    /// connection was made, and is not asked for again.
+    pub(crate) fn caller(&self, certificate: &ClientCertificate) -> Arc<Caller> {
+        if let Some(caller) = self.remembered.get(certificate) {
+            return caller;
+        }
+        let identity = Identity::of_client(certificate);
+        let grants = self.rules.grants(&identity);
+        let caller = Arc::new(Caller::new(identity, grants));
+        let kept = Arc::clone(&caller);
+        self.remembered.insert(certificate.clone(), kept);
+        caller
     }
 }
 

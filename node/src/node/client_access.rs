@@ -6,7 +6,7 @@ use std::sync::Arc;
 use perennial_persistence::entity_types::EntityTypes;
 
 use super::NodeError;
-use crate::auth::{Access, JwksFile, Pattern, TokenAccess};
+use crate::auth::{Access, CertificateAccess, JwksFile, Pattern, TokenAccess};
 use crate::config::{AuthSettings, Settings};
 
 /// How clients are known, and the file with the keys if tokens are taken.
@@ -29,10 +29,11 @@ pub(super) async fn client_access(
             "there are no rules in node.auth.rules: clients are known and may do nothing"
         );
     }
+    let certificates = CertificateAccess::new(Arc::clone(&rules));
     let Some(path) = &settings.jwks_file else {
         let access = Access::Known {
             tokens: None,
-            rules,
+            certificates,
         };
         return Ok((Arc::new(access), None));
     };
@@ -44,9 +45,12 @@ pub(super) async fn client_access(
         rules = rules.iter().count(),
         "clients are known by their tokens"
     );
-    let tokens = TokenAccess::new(keys, settings.expected.clone(), Arc::clone(&rules));
-    let tokens = Some(Arc::new(tokens));
-    Ok((Arc::new(Access::Known { tokens, rules }), Some(file)))
+    let tokens = TokenAccess::new(keys, settings.expected.clone(), rules);
+    let access = Access::Known {
+        tokens: Some(Arc::new(tokens)),
+        certificates,
+    };
+    Ok((Arc::new(access), Some(file)))
 }
 
 /// What reads the keys again when they change; nothing if no tokens are taken.

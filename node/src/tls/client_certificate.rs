@@ -13,10 +13,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 /// `node.tls.client_ca`, in its time, and made out for clients. Cheap to clone.
 ///
 /// Only the port makes one, so its being there is the proof.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientCertificate(Arc<Names>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Names {
     subject: String,
     common_name: Option<String>,

@@ -18,7 +18,7 @@ fn access(signer: &Signer) -> (Access, Arc<TokenAccess>) {
     let tokens = Arc::new(tokens);
     let access = Access::Known {
         tokens: Some(Arc::clone(&tokens)),
-        rules,
+        certificates: CertificateAccess::new(rules),
     };
     (access, tokens)
 }
@@ -28,10 +28,14 @@ fn with_token(token: &str) -> HeaderMap {
     [(AUTHORIZATION, value)].into_iter().collect()
 }
 
-/// Shown by the client, and verified.
 fn certificate() -> ClientCertificate {
+    certificate_of("spiffe://shop/orders")
+}
+
+/// Shown by the client, and verified.
+fn certificate_of(uri: &str) -> ClientCertificate {
     let mut params = CertificateParams::default();
-    let uri = "spiffe://shop/orders".try_into().unwrap();
+    let uri = uri.try_into().unwrap();
     params.subject_alt_names.push(SanType::URI(uri));
     let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
     ClientCertificate::of_verified(certificate.der()).unwrap()
@@ -74,10 +78,25 @@ fn a_token_counts_more_than_a_certificate() {
 }
 
 #[test]
+fn a_certificate_is_looked_up_in_the_rules_once() {
+    let (access, _) = access(&Signer::p256());
+    let caller = |certificate: &ClientCertificate| {
+        let none = HeaderMap::new();
+        access.caller(&none, Some(certificate), at(NOW)).unwrap()
+    };
+    // Of two connections; the second has another key.
+    let (first, again) = (caller(&certificate()), caller(&certificate()));
+    assert!(Arc::ptr_eq(&first, &again));
+    let other = caller(&certificate_of("spiffe://shop/billing"));
+    assert_eq!(other.identity().name(), "spiffe://shop/billing");
+    assert!(other.may(Right::Read, "cart").is_err());
+}
+
+#[test]
 fn without_keys_no_token_is_taken() {
     let access = Access::Known {
         tokens: None,
-        rules: Arc::new(Rules::NONE),
+        certificates: CertificateAccess::new(Arc::new(Rules::NONE)),
     };
     let given = access.caller(&with_token("x.y.z"), Some(&certificate()), at(NOW));
     assert_eq!(given, Err(AuthError::TokensNotTaken));
