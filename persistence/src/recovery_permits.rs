@@ -12,8 +12,10 @@ use std::hash::Hash;
 
 use crate::planted::{self, Bug};
 
-/// Default of `persistence.max_concurrent_recoveries`.
-pub const MAX_CONCURRENT_RECOVERIES_DEFAULT: usize = 50;
+/// Default of `persistence.max_concurrent_recoveries`. Enough for those that are read
+/// together to be many, with several calls under way: with 50, as where every entity
+/// has a call of its own, the journal waits for the node half of the time.
+pub const MAX_CONCURRENT_RECOVERIES_DEFAULT: usize = 128;
 
 /// The answer to a request for a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

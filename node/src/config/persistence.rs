@@ -15,7 +15,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 pub(super) const KEYS: &[Key] = &[
     Key {
         name: "persistence.max_concurrent_recoveries",
-        default: "50",
+        default: "128",
         doc: "Entities of a node that recover at once; the others wait their turn. Raise it when \
               recoveries wait and the journal is idle, lower it when recoveries slow down appends.",
         set: |settings, text| {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::backoff::BackoffSettings;
 use crate::circuit_breaker::CircuitBreakerSettings;
+use crate::recovery_permits::MAX_CONCURRENT_RECOVERIES_DEFAULT;
 use crate::replay_filter::ReplayFilterSettings;
 use crate::retention::RetentionSettings;
 
@@ -59,7 +60,7 @@ impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
-            max_concurrent_recoveries: 50,
+            max_concurrent_recoveries: MAX_CONCURRENT_RECOVERIES_DEFAULT,
             recovery_event_timeout: Duration::from_secs(30),
             replay_filter: ReplayFilterSettings::default(),
             stash_capacity: 4096,

@@ -26,10 +26,11 @@ use crate::storage::{self, corrupt, from_micros, limit};
 use super::halves::{Answer, read_in_halves};
 use super::{Beginning, BeginningLimits, RecoveryReader, Wanted};
 
-/// Statements under way at once. Two keep a database busy while answers are taken
-/// apart; more would only make them smaller. Half of the connections at most, so
-/// that long streams and other reads always find one.
-const STATEMENTS_MAX: usize = 2;
+/// Statements under way at once. With fewer the database often waits: answers are
+/// taken apart and given to entities before the next are asked for. More would only
+/// make them smaller. Half of the connections at most, so that long streams and other
+/// reads always find one.
+const STATEMENTS_MAX: usize = 4;
 
 /// One row for each entity, whatever there is of it.
 ///

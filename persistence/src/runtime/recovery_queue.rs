@@ -29,7 +29,7 @@ const TURNS_LEFT_TO_OTHERS: usize = 2;
 /// Whoever has more events reads on by itself.
 const LIMITS: BeginningLimits = BeginningLimits {
     events_each: BEGINNING_EVENTS_MAX,
-    bytes: 32 * 1024 * 1024,
+    bytes: 16 * 1024 * 1024,
 };
 
 /// What is read of one entity; `None` when it is too large to be read with others.

@@ -1,5 +1,5 @@
 //! The floor under recoveries: the same rows read by `= ANY ($1)` alone, many
-//! entities by a statement, on two connections in SQLite as in Postgres. Nobody
+//! entities by a statement, on as many connections in SQLite as in Postgres. Nobody
 //! bounds them, puts them in order, or looks what is in them.
 
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use crate::bench::usage::Usage;
 /// Entities of one statement that are tried.
 const BATCHES: [usize; 5] = [16, 32, 64, 128, 256];
 
-/// Statements under way at once, as many as a node has.
-const CONNECTIONS: u32 = 2;
+/// Statements under way at once, as many as a node has in Postgres.
+const CONNECTIONS: u32 = 4;
 
 const EVENTS: &str = "\
     SELECT persistence_id, sequence_nr, writer_uuid, codec, manifest, payload, tags, metadata::text, command_id, \
