@@ -102,7 +102,7 @@ impl<E: SpanExporter> SpanExporter for Sending<E> {
             Err(error) => {
                 dropped("not_sent").increment(count as u64);
                 if !was_failing {
-                    tracing::warn!(%error, "traces cannot be sent to the collector; those of the meantime are lost");
+                    tracing::warn!(%error, "traces cannot be sent to the collector, and are lost until they can: see telemetry.otlp.endpoint, and the collector there");
                 }
             }
             Ok(()) if was_failing => tracing::info!("traces are sent to the collector again"),

@@ -79,7 +79,7 @@ fn services_budget_and_spread_select_the_nodes_and_nothing_else() {
 }
 
 /// One policy for the nodes, one for the migration, and each lets its pods reach the
-/// database and look up names.
+/// database and look up names; the nodes reach a collector of traces as well.
 #[test]
 fn network_policies_cover_nodes_and_migration() {
     let policy = |name: &str| {
@@ -105,7 +105,7 @@ fn network_policies_cover_nodes_and_migration() {
         ports
     };
     assert_eq!(ports(&node, "/spec/ingress"), [7400, 7401, 7402]);
-    assert_eq!(ports(&node, "/spec/egress"), [53, 5432, 7402]);
+    assert_eq!(ports(&node, "/spec/egress"), [53, 4317, 5432, 7402]);
     assert_eq!(ports(&migrate, "/spec/egress"), [53, 5432]);
     for yaml in [&node, &migrate] {
         assert_eq!(
