@@ -168,6 +168,17 @@ impl Network {
         self.break_connections_of(host);
     }
 
+    /// The run is over: lets go of everything that holds the network in turn.
+    pub(crate) fn end(&self) {
+        let mut inner = self.lock();
+        let listeners = std::mem::take(&mut inner.listeners);
+        let under_way = std::mem::take(&mut inner.under_way);
+        let connections = std::mem::take(&mut inner.connections);
+        // Dropped outside of the lock: what they own may use the network.
+        drop(inner);
+        drop((listeners, under_way, connections));
+    }
+
     pub(crate) fn listener(&self, host: Host) -> Option<Listener> {
         self.lock().listeners.get(&host).cloned()
     }

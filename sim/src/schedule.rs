@@ -1,5 +1,8 @@
 //! What goes wrong, and when: drawn from the seed, as a list. Each fault ends by
-//! itself, so any prefix of the list is a schedule too; see `shrinking.rs`.
+//! itself, so any prefix of the list is a schedule too; see `shrinking.rs`. Next:
+//! `schedule/situations.rs`, where faults meet; `world/faults.rs`, which performs them.
+
+mod situations;
 
 use std::fmt;
 
@@ -38,7 +41,7 @@ pub enum Fault {
     Isolate(Whom, Ways),
     /// Nothing passes between it and anybody but clients.
     CutOff(Whom),
-    /// Nothing passes between two nodes.
+    /// Nothing passes between two nodes; hurried clients send through the first.
     CutLink(u32, u32, Ways),
     /// Isolated again and again: on and off, each for so many milliseconds.
     Flap(Whom, u64),
@@ -53,6 +56,12 @@ pub enum Fault {
     Outage,
     /// What it asks the database arrives up to so many milliseconds later.
     LateCommits(Whom, u64),
+    /// What it asks the database arrives so many milliseconds later, and lone writers
+    /// write at once.
+    Held(Whom, u64),
+    /// It and, if set, the machine next to it reach nobody but each other, the database
+    /// and clients, who write elsewhere and mostly read there.
+    Desert(Whom, bool),
     /// What anybody asks the database arrives up to so many milliseconds later.
     SlowDatabase(u64),
     /// What the database answers it is lost, with a probability of so many percent.
@@ -97,6 +106,8 @@ pub enum Mood {
     Rough,
     /// Many faults, also at the same time.
     Storm,
+    /// Situations in which faults meet, one after the other.
+    Aimed,
 }
 
 /// Faults happen within so many milliseconds.
@@ -106,72 +117,73 @@ impl Mood {
     pub(crate) fn draw(chance: &mut StdRng) -> Self {
         match chance.random_range(0..10) {
             0..2 => Self::Calm,
-            2..6 => Self::Rough,
-            _ => Self::Storm,
+            2..4 => Self::Rough,
+            4..6 => Self::Storm,
+            _ => Self::Aimed,
         }
     }
 
     /// Faults of a run with so many machines.
     pub(crate) fn schedule(self, machines: u32, chance: &mut StdRng) -> Vec<Scheduled> {
-        let count = match self {
-            Self::Calm => chance.random_range(2..=5),
-            Self::Rough => chance.random_range(3..=8),
-            Self::Storm => chance.random_range(8..=20),
-        };
-        let mut schedule: Vec<Scheduled> = Vec::new();
-        for _ in 0..count {
-            let at = chance.random_range(0..TROUBLE);
-            if self != Self::Calm && chance.random_ratio(1, 5) {
-                schedule.extend(with_writes_under_way(machines, at, chance));
-                continue;
+        let mut schedule = match self {
+            Self::Calm => calm(machines, chance),
+            Self::Rough => {
+                let count = chance.random_range(3..=8);
+                mixed(count, machines, chance)
             }
-            let (fault, lasts) = match self {
-                Self::Calm => planned(machines, chance),
-                Self::Rough | Self::Storm => unplanned(machines, chance),
-            };
-            schedule.push(Scheduled { at, lasts, fault });
-        }
+            Self::Storm => {
+                let count = chance.random_range(8..=16);
+                mixed(count, machines, chance)
+            }
+            Self::Aimed => aimed(machines, chance),
+        };
         schedule.sort_by_key(|scheduled| scheduled.at);
-        if self == Self::Calm {
-            one_at_a_time(&mut schedule);
-        }
         schedule
     }
 }
 
-/// Planned work waits until what was planned before is done.
-fn one_at_a_time(schedule: &mut [Scheduled]) {
+/// What is planned waits until what was planned before is done.
+fn calm(machines: u32, chance: &mut StdRng) -> Vec<Scheduled> {
+    let count = chance.random_range(2..=5);
+    let mut times: Vec<u64> = (0..count)
+        .map(|_| chance.random_range(0..TROUBLE))
+        .collect();
+    times.sort_unstable();
     let mut free_at = 0;
-    for scheduled in schedule {
-        scheduled.at = scheduled.at.max(free_at);
-        free_at = scheduled.at + scheduled.lasts + 2_500;
-    }
+    let planned = times.into_iter().map(|at| {
+        let (fault, lasts) = planned(machines, chance);
+        let at = at.max(free_at);
+        free_at = at + lasts + 2_500;
+        Scheduled { at, lasts, fault }
+    });
+    planned.collect()
 }
 
-/// A machine's commits are late, and while some are on their way, something happens
-/// to it.
-fn with_writes_under_way(machines: u32, at: u64, chance: &mut StdRng) -> [Scheduled; 2] {
-    let machine = Whom::Machine(chance.random_range(0..machines));
-    let late = Scheduled {
-        at,
-        lasts: chance.random_range(300..1_500),
-        fault: Fault::LateCommits(machine, chance.random_range(300..2_500)),
-    };
-    let fault = match chance.random_range(0..5) {
-        0 => Fault::Crash(machine),
-        1 => Fault::Pause(machine),
-        2 => Fault::Isolate(machine, ways(chance)),
-        _ => Fault::Restart(machine),
-    };
-    let then = Scheduled {
-        at: at + chance.random_range(50..1_200),
-        lasts: match fault {
-            Fault::Crash(_) | Fault::Restart(_) => chance.random_range(10..400),
-            _ => chance.random_range(700..2_500),
-        },
-        fault,
-    };
-    [late, then]
+fn mixed(count: usize, machines: u32, chance: &mut StdRng) -> Vec<Scheduled> {
+    let mut schedule = Vec::new();
+    for _ in 0..count {
+        let at = chance.random_range(0..TROUBLE);
+        if chance.random_ratio(1, 4) {
+            schedule.extend(situations::draw(machines, at, chance));
+        } else {
+            let (fault, lasts) = unplanned(machines, chance);
+            schedule.push(Scheduled { at, lasts, fault });
+        }
+    }
+    schedule
+}
+
+/// A situation begins when the one before has had time to come to its end.
+fn aimed(machines: u32, chance: &mut StdRng) -> Vec<Scheduled> {
+    let mut schedule = Vec::new();
+    let mut free_at = chance.random_range(0..500);
+    while free_at < TROUBLE {
+        let situation = situations::draw(machines, free_at, chance);
+        let ends = situation.iter().map(|s| s.at + s.lasts).max();
+        free_at = ends.unwrap_or(free_at) + chance.random_range(600..2_000);
+        schedule.extend(situation);
+    }
+    schedule
 }
 
 fn planned(machines: u32, chance: &mut StdRng) -> (Fault, u64) {

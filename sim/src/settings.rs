@@ -28,7 +28,10 @@ pub(crate) const RECOVERIES_MAX: usize = 2;
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) machines: u32,
+    /// That anybody writes to.
     pub(crate) entities: usize,
+    /// That one client each writes to.
+    pub(crate) lone_entities: usize,
     pub(crate) number_of_shards: u32,
     pub(crate) reads: Reads,
     pub(crate) raft: RaftSettings,
@@ -54,6 +57,7 @@ impl Settings {
         Self {
             machines: if chance.random_ratio(1, 4) { 4 } else { 3 },
             entities: 5,
+            lone_entities: 3,
             number_of_shards,
             reads,
             raft: RaftSettings {

@@ -158,7 +158,9 @@ impl<P> Route<P> {
     /// A command that was out was not begun: it waits again, if it was out.
     pub(super) fn returned(&mut self, nr: u64) -> Option<&mut P> {
         let command = self.out.remove(&nr)?;
-        self.closed = self.out_to;
+        if !planted::is(Bug::ReleaseBeforeReturned) {
+            self.closed = self.out_to;
+        }
         self.forget_owner();
         Some(self.waiting.entry(nr).insert_entry(command).into_mut())
     }
