@@ -5,10 +5,11 @@
 //! *hurried* ones send several commands, through one node, without waiting for
 //! answers; *forgetful* ones ask for what was done once more, with the same id. *Lone*
 //! ones have an entity each, to which nobody else writes: they write once, and look at
-//! it for a while. When the trouble is over, a *closer* for each entity writes once and
-//! reads once, which must succeed. Next: `clients/behaviour.rs`.
+//! it for a while. *Bankers* move money between purses. When the trouble is over, a *closer* for each entity writes once and
+//! reads once, which must succeed, and one of them counts the money. Next: `clients/behaviour.rs`.
 
 mod asking;
+mod banking;
 mod behaviour;
 mod hints;
 
@@ -24,9 +25,13 @@ use tokio_util::sync::CancellationToken;
 use self::behaviour::{Client, Kind};
 pub(crate) use self::hints::Hints;
 use crate::history::History;
+use crate::invariants::transfers::Transfers;
 use crate::network::Network;
 use crate::verdict::Verdict;
 use crate::world::STEP;
+
+/// In runs with purses.
+const BANKERS: usize = 2;
 
 /// The clients of a run.
 pub(crate) struct Clients {
@@ -48,6 +53,9 @@ pub(crate) struct Shared {
     pub(crate) entities: usize,
     /// That one client each writes to; numbered after the others.
     pub(crate) lone_entities: usize,
+    /// Between which money moves; none in some runs.
+    pub(crate) purses: usize,
+    pub(crate) transfers: Transfers,
     pub(crate) hints: Hints,
     /// Writers take their time, so that one write is not soon followed by another.
     pub(crate) writes_seldom: bool,
@@ -99,7 +107,9 @@ impl Clients {
             Kind::Forgetful,
         ];
         let lone = self.shared.entities..self.shared.all_entities();
-        for kind in kinds.into_iter().chain(lone.map(Kind::Lone)) {
+        let bankers = (0..self.shared.purses.min(BANKERS)).map(|_| Kind::Banker);
+        let kinds = kinds.into_iter().chain(lone.map(Kind::Lone));
+        for kind in kinds.chain(bankers) {
             let client = self.client(chance);
             let stopping = self.stopping.clone();
             let running = client.run(kind, stopping);
@@ -122,6 +132,9 @@ impl Clients {
             let client = self.client(chance);
             self.closing.push(self.runtime.spawn(client.close(entity)));
         }
+        let client = self.client(chance);
+        let counting = client.count_money();
+        self.closing.push(self.runtime.spawn(counting));
     }
 
     pub(crate) fn have_closed(&self) -> bool {

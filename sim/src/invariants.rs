@@ -10,8 +10,9 @@ mod fenced_writers;
 pub(crate) mod histories;
 mod one_home;
 mod one_stream;
+pub(crate) mod transfers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perennial_persistence::journal::{Append, Appended};
@@ -26,7 +27,8 @@ use self::bounded_recoveries::BoundedRecoveries;
 use self::fenced_writers::{Begun, FencedWriters};
 use self::one_home::OneHome;
 use self::one_stream::OneStream;
-pub(crate) use self::one_stream::Stream;
+pub(crate) use self::one_stream::{Committed, Stream};
+use self::transfers::Transfers;
 use crate::history::Order;
 use crate::network::{Host, Network};
 use crate::trace::Trace;
@@ -45,13 +47,13 @@ struct InJournal {
 }
 
 impl Journaled {
-    pub(crate) fn new(verdict: Verdict, trace: Trace, order: Order) -> Self {
+    pub(crate) fn new(verdict: Verdict, trace: Trace, order: Order, transfers: Transfers) -> Self {
         Self(Arc::new(Mutex::new(InJournal {
             verdict,
             trace,
             network: None,
             fenced_writers: FencedWriters::default(),
-            one_stream: OneStream::new(order),
+            one_stream: OneStream::new(order, transfers),
         })))
     }
 
@@ -82,7 +84,7 @@ impl Journaled {
         inner.fenced_writers.stored(session, append, now, verdict);
         inner
             .one_stream
-            .stored(append, appended.stored_writes, now, verdict);
+            .stored(session, append, appended.stored_writes, now, verdict);
     }
 
     /// Entities' pasts are being read.
@@ -109,6 +111,8 @@ struct Seen {
     bounded: BoundedRecoveries,
     views: BTreeMap<Host, View>,
     number_of_shards: u32,
+    /// Sessions of nodes that were declared dead.
+    condemned: BTreeSet<SessionUuid>,
 }
 
 /// What a node knows of its shards.
@@ -141,6 +145,7 @@ impl Recoveries {
             bounded: BoundedRecoveries::new(limit),
             views: BTreeMap::new(),
             number_of_shards,
+            condemned: BTreeSet::new(),
         })))
     }
 
@@ -164,6 +169,11 @@ impl Recoveries {
             seen.views.insert(host, view);
         }
         seen.look_again(host, now);
+    }
+
+    /// Sessions of nodes that were declared dead so far.
+    pub(crate) fn condemned(&self) -> BTreeSet<SessionUuid> {
+        self.lock().condemned.clone()
     }
 
     /// A node begins to read entities' pasts.
@@ -219,6 +229,7 @@ impl Seen {
         if before.as_ref().is_some_and(|b| Arc::ptr_eq(b, &state)) {
             return;
         }
+        self.condemned.extend(state.condemned.keys());
         let verdict = &self.verdict;
         self.one_home
             .look(host, before.as_deref(), &state, now, verdict);

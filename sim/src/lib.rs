@@ -22,6 +22,7 @@ mod network;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 mod process;
+mod purse;
 pub mod schedule;
 mod seeds;
 mod settings;

@@ -28,9 +28,9 @@ struct Arguments {
     /// So many at once.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// Begins none after so many minutes.
-    #[arg(long)]
-    minutes: Option<u64>,
+    /// Begins none after this time, as in `60m` or `8h`.
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    within: Option<Duration>,
     /// Plants a bug, or all of them one after the other, and looks for it.
     /// With the seed: runs it with the bug.
     #[cfg(feature = "planted-bugs")]
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         first: arguments.first,
         count: arguments.seeds,
         jobs: arguments.jobs,
-        within: arguments.minutes.map(|m| Duration::from_secs(60 * m)),
+        within: arguments.within,
         until_violated: false,
     };
     #[cfg(feature = "planted-bugs")]
@@ -105,9 +105,10 @@ fn hunt(name: &str, seeds: Seeds) -> ExitCode {
 fn show(report: &Report, shrinks: bool) -> ExitCode {
     println!("seed {}, trace {}", report.seed, report.hash);
     println!(
-        "{} operations, {} compared, {} events, {} leaders, {} processes, {:.1} s simulated",
+        "{} operations, {} compared, {} transfers, {} events, {} leaders, {} processes, {:.1} s simulated",
         report.operations,
         report.compared,
+        report.transfers,
         report.events,
         report.leaders,
         report.processes,
@@ -141,7 +142,11 @@ fn summarise(summary: &Summary) -> ExitCode {
     println!("operations  {}", summary.operations);
     println!("  compared  {}", summary.compared);
     println!("events      {}", summary.events);
-    println!("faults      {}", summary.faults);
+    println!("transfers   {}", summary.transfers);
+    println!("faults      {}", summary.faults.values().sum::<usize>());
+    for (kind, count) in &summary.faults {
+        println!("  {kind:<13} {count}");
+    }
     println!("leaders     {}", summary.leaders);
     println!("processes   {}", summary.processes);
     println!("simulated   {:.0} s", summary.simulated.as_secs_f64());

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use perennial::node::{ClusterPart, ClusterPartSetup, Ended};
+use perennial_persistence::delivery::courier::Courier;
 use perennial_persistence::entity_types::EntityTypes;
 use perennial_persistence::registry::{NodeAddresses, NodeNr};
 use perennial_sharding::cluster_state::ClusterState;
@@ -27,6 +28,8 @@ use crate::gateway::{Gateway, Unanswered};
 use crate::invariants::Recoveries;
 use crate::network::transport::{Transport, peer_address};
 use crate::network::{Host, Listener, Network};
+use crate::purse::Purse;
+use crate::purse::road::Road;
 use crate::settings::Settings;
 use crate::tally::Tally;
 use crate::verdict::Verdict;
@@ -70,6 +73,7 @@ pub(crate) struct Machine {
 
 struct Process {
     runtime: Runtime,
+    road: Road,
     seen: Arc<Seen>,
     /// Milliseconds of its own time that should have passed.
     due: f64,
@@ -161,15 +165,22 @@ impl Machine {
         // Without I/O there is nothing the system could refuse.
         let runtime = built.unwrap_or_else(|error| unreachable!("no runtime: {error}"));
         let seen = Arc::new(Seen::default());
+        let road = Road::default();
         let life = Life {
             host: self.host(),
+            road: road.clone(),
             surroundings: self.surroundings.clone(),
             seen: Arc::clone(&seen),
         };
-        let setup = self.setup();
+        let setup = {
+            // Couriers are tasks of the process.
+            let _inside = runtime.enter();
+            self.setup(road.clone())
+        };
         runtime.spawn(async move { life.live(setup).await });
         self.process = Some(Process {
             runtime,
+            road,
             seen,
             due: 0.0,
             passed: 0,
@@ -187,6 +198,7 @@ impl Machine {
             return;
         };
         self.surroundings.network.close(self.host());
+        process.road.close();
         drop(process);
         self.surroundings.unanswered.crashed(self.host());
     }
@@ -257,12 +269,13 @@ impl Machine {
         Some(over)
     }
 
-    fn setup(&mut self) -> ClusterPartSetup {
+    fn setup(&mut self, road: Road) -> ClusterPartSetup {
         let surroundings = &self.surroundings;
         let settings = &surroundings.settings;
         let mut types = EntityTypes::new();
-        // The name is well formed, and the only one.
-        let registered = types.register(Tally);
+        let purse = Purse(Courier::start(Settings::redelivery(), road));
+        let registered = types.register(Tally).and_then(|()| types.register(purse));
+        // The names are well formed, and not the same.
         registered.unwrap_or_else(|error| unreachable!("{error}"));
         let client = DatabaseClient {
             database: surroundings.database.clone(),
@@ -298,6 +311,7 @@ impl Machine {
 /// The life of a process, from within.
 struct Life {
     host: Host,
+    road: Road,
     surroundings: Surroundings,
     seen: Arc<Seen>,
 }
@@ -325,6 +339,7 @@ impl Life {
             })),
         };
         network.listen(self.host, listener.clone());
+        self.road.open(part.region().clone());
         *lock(&self.seen.up) = Some(Up {
             node: part.node(),
             control: part.control().clone(),

@@ -76,6 +76,16 @@ pub enum Fault {
     StepDown,
 }
 
+impl Fault {
+    /// Its name, whomever it strikes.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        let shown = format!("{self:?}");
+        let name = shown.split('(').next();
+        name.unwrap_or_default().to_owned()
+    }
+}
+
 /// A fault with its time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scheduled {

@@ -1,5 +1,6 @@
 //! Many seeds, on several threads: each run has one of its own.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,8 +21,10 @@ pub struct Summary {
     pub compared: usize,
     /// Events in the journals.
     pub events: usize,
-    /// Faults that were injected.
-    pub faults: usize,
+    /// Transfers of money, by at-least-once delivery.
+    pub transfers: usize,
+    /// Faults that were injected, by their kind.
+    pub faults: BTreeMap<String, usize>,
     /// Leaders that were elected.
     pub leaders: usize,
     /// Processes that were started.
@@ -42,7 +45,10 @@ impl Summary {
         self.operations += report.operations;
         self.compared += report.compared;
         self.events += report.events;
-        self.faults += report.schedule.len();
+        self.transfers += report.transfers;
+        for scheduled in &report.schedule {
+            *self.faults.entry(scheduled.fault.kind()).or_default() += 1;
+        }
         self.leaders += report.leaders;
         self.processes += report.processes;
         self.simulated += Duration::from_millis(report.simulated);

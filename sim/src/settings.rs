@@ -5,6 +5,7 @@ use std::time::Duration;
 use perennial::config::Reads;
 use perennial_persistence::backoff::BackoffSettings;
 use perennial_persistence::circuit_breaker::CircuitBreakerSettings;
+use perennial_persistence::delivery::RedeliverySettings;
 use perennial_persistence::engine::EngineSettings;
 use perennial_persistence::retention::RetentionSettings;
 use perennial_sharding::coordinator::CoordinatorSettings;
@@ -32,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) entities: usize,
     /// That one client each writes to.
     pub(crate) lone_entities: usize,
+    /// Between which money moves.
+    pub(crate) purses: usize,
     pub(crate) number_of_shards: u32,
     pub(crate) reads: Reads,
     pub(crate) raft: RaftSettings,
@@ -58,6 +61,7 @@ impl Settings {
             machines: if chance.random_ratio(1, 4) { 4 } else { 3 },
             entities: 5,
             lone_entities: 3,
+            purses: if chance.random_ratio(1, 2) { 3 } else { 0 },
             number_of_shards,
             reads,
             raft: RaftSettings {
@@ -89,6 +93,14 @@ impl Settings {
                 ..RegionSettings::default()
             },
             drift: 0.04,
+        }
+    }
+
+    /// Of money that is not known to have arrived.
+    pub(crate) fn redelivery() -> RedeliverySettings {
+        RedeliverySettings {
+            interval: ms(250),
+            ..RedeliverySettings::default()
         }
     }
 

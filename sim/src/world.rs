@@ -18,6 +18,7 @@ use crate::database::Database;
 use crate::gateway::Unanswered;
 use crate::history::{History, Op, Order, Outcome};
 use crate::invariants::agreement::Leaders;
+use crate::invariants::transfers::Transfers;
 use crate::invariants::{Journaled, Recoveries, histories};
 use crate::network::Network;
 use crate::process::{Machine, Over, Surroundings};
@@ -67,6 +68,8 @@ pub struct Report {
     pub operations: usize,
     /// Those whose outcome is known and was compared.
     pub compared: usize,
+    /// Transfers of money, by at-least-once delivery.
+    pub transfers: usize,
     /// Events in the journal.
     pub events: usize,
     /// Leaders that were elected.
@@ -100,6 +103,7 @@ struct World {
     recoveries: Recoveries,
     unanswered: Unanswered,
     history: History,
+    transfers: Transfers,
     leaders: Leaders,
     machines: Vec<Machine>,
     clients: Clients,
@@ -121,7 +125,13 @@ impl World {
         let verdict = Verdict::default();
         let order = Order::default();
         let network = Network::new(chance.random(), trace.clone());
-        let journaled = Journaled::new(verdict.clone(), trace.clone(), order.clone());
+        let transfers = Transfers::default();
+        let journaled = Journaled::new(
+            verdict.clone(),
+            trace.clone(),
+            order.clone(),
+            transfers.clone(),
+        );
         journaled.set_network(network.clone());
         let database = Database::new(chance.random(), journaled.clone());
         let recoveries =
@@ -150,6 +160,8 @@ impl World {
             machines: settings.machines,
             entities: settings.entities,
             lone_entities: settings.lone_entities,
+            purses: settings.purses,
+            transfers: transfers.clone(),
             hints: hints.clone(),
             writes_seldom: chance.random_bool(0.4),
             is_calm: mood == Mood::Calm,
@@ -168,6 +180,7 @@ impl World {
             recoveries,
             unanswered,
             history,
+            transfers,
             leaders: Leaders::default(),
             machines,
             clients,
@@ -304,11 +317,12 @@ impl World {
     fn compare(&self) {
         let ops = self.history.ops();
         let streams = self.journaled.streams();
+        let condemned = self.recoveries.condemned();
         for entity in 0..self.settings.entities + self.settings.lone_entities {
             let name = entity_name(entity);
             let of_entity: Vec<&Op> = ops.iter().filter(|op| op.entity == entity).collect();
             let stream = streams.get(&name).cloned().unwrap_or_default();
-            histories::check(&name, &of_entity, &stream, &self.verdict);
+            histories::check(&name, &of_entity, &stream, &condemned, &self.verdict);
         }
     }
 
@@ -328,6 +342,7 @@ impl World {
             violations: self.verdict.found(),
             operations: ops.len(),
             compared: ops.iter().filter(is_known).count(),
+            transfers: self.transfers.count(),
             events: streams.values().map(|stream| stream.events.len()).sum(),
             leaders: self.leaders.count(),
             processes: self.lives,

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use perennial::EventSourced;
-use perennial_persistence::command::{Answer, CommandId, Request};
+use perennial_persistence::command::{Answer, CommandId, Reply, Request};
 use perennial_persistence::command_error::{Applied, CommandError};
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
@@ -29,17 +29,27 @@ pub(super) enum Heard {
 }
 
 impl Client {
+    /// What an operation on a tally has come to.
     pub(super) fn outcome_of(&self, op: u64, heard: Heard) -> Outcome {
-        let outcome = match heard {
-            Heard::Answer(Ok(reply)) => match serde_json::from_slice::<Sum>(&reply.payload.bytes) {
-                Ok(sum) => Outcome::Done {
-                    sequence_nr: reply.sequence_nr.get(),
-                    sum,
-                },
-                Err(error) => Outcome::Unknown {
-                    why: error.to_string(),
-                },
+        let reply = match self.reply_in(&format!("operation {op}"), heard) {
+            Ok(reply) => reply,
+            Err(outcome) => return outcome,
+        };
+        match serde_json::from_slice::<Sum>(&reply.payload.bytes) {
+            Ok(sum) => Outcome::Done {
+                sequence_nr: reply.sequence_nr.get(),
+                sum,
             },
+            Err(error) => Outcome::Unknown {
+                why: error.to_string(),
+            },
+        }
+    }
+
+    /// The reply, or what else something has come to.
+    pub(super) fn reply_in(&self, what: &str, heard: Heard) -> Result<Reply, Outcome> {
+        let outcome = match heard {
+            Heard::Answer(Ok(reply)) => return Ok(reply),
             Heard::Answer(Err(CommandError::Rejected { .. })) => Outcome::Rejected,
             Heard::Answer(Err(error)) => match error.applied() {
                 Applied::No => Outcome::NotApplied {
@@ -61,10 +71,10 @@ impl Client {
             && why != "connection refused"
         {
             let now = self.shared.network.now();
-            let what = format!("operation {op} failed although nothing did: {why}");
+            let what = format!("{what} failed although nothing did: {why}");
             self.shared.verdict.violated("I-9", now, what);
         }
-        outcome
+        Err(outcome)
     }
 
     /// Sends requests to a node, each so many milliseconds after the one before, and
@@ -72,13 +82,10 @@ impl Client {
     pub(super) async fn ask(
         &mut self,
         machine: Host,
-        entity: usize,
+        id: &PersistenceId,
         requests: Vec<Request>,
         gap: u64,
     ) -> Vec<Heard> {
-        let id = PersistenceId::new(Tally::ENTITY_TYPE, &entity_name(entity));
-        // The name is well formed.
-        let id = id.unwrap_or_else(|error| unreachable!("{error}"));
         let patience = match self.patience {
             _ if self.shared.is_calm => 20_000,
             Some(patience) => patience,
@@ -153,6 +160,13 @@ impl Client {
         }
         heard
     }
+}
+
+/// The tally of this number.
+pub(super) fn tally(entity: usize) -> PersistenceId {
+    let id = PersistenceId::new(Tally::ENTITY_TYPE, &entity_name(entity));
+    // The name is well formed.
+    id.unwrap_or_else(|error| unreachable!("{error}"))
 }
 
 pub(super) fn request_of(op: u64, wish: Wish) -> Request {

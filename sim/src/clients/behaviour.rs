@@ -8,12 +8,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::asking::{Heard, request_of};
+use super::asking::{Heard, request_of, tally};
 use crate::history::{Burst, Outcome, Wish};
 use crate::network::Host;
 
 /// A client that has ids tries so often.
-const ATTEMPTS_MAX: u32 = 6;
+pub(super) const ATTEMPTS_MAX: u32 = 6;
 /// A closer tries so often.
 const CLOSER_ATTEMPTS_MAX: u32 = 200;
 /// A watcher waits for an answer for so many milliseconds.
@@ -33,8 +33,16 @@ pub(super) enum Kind {
     Watcher,
     Hurried,
     Forgetful,
+    Banker,
     /// The only one who writes to its entity.
     Lone(usize),
+}
+
+/// What a client goes to an entity for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    ToRead,
+    ToWrite,
 }
 
 pub(super) struct Client {
@@ -56,6 +64,7 @@ impl Client {
                 Kind::Reader | Kind::Watcher => self.read(entity, 1).await,
                 Kind::Hurried => self.hurry(entity).await,
                 Kind::Forgetful => self.repeat(entity).await,
+                Kind::Banker => self.give().await,
                 Kind::Lone(entity) => self.write_and_look(entity, &stopping).await,
             }
         }
@@ -86,18 +95,16 @@ impl Client {
         self.chance.random_range(-4..=8)
     }
 
-    /// Through which node a wish goes.
-    fn machine(&mut self, wish: Wish) -> Host {
+    /// Through which node it goes.
+    pub(super) fn machine(&mut self, way: Way) -> Host {
         let machines = self.shared.machines;
         let any = self.chance.random_range(0..machines);
         let hints = &self.shared.hints;
-        let in_turn = (0..machines).map(|further| (any + further) % machines);
-        let fitting = match wish {
-            Wish::Read if self.chance.random_ratio(1, 3) => None,
-            Wish::Read => in_turn.into_iter().find(|machine| hints.is_quiet(*machine)),
-            Wish::Add { .. } => in_turn
-                .into_iter()
-                .find(|machine| !hints.is_quiet(*machine)),
+        let mut in_turn = (0..machines).map(|further| (any + further) % machines);
+        let fitting = match way {
+            Way::ToRead if self.chance.random_ratio(1, 3) => None,
+            Way::ToRead => in_turn.find(|machine| hints.is_quiet(*machine)),
+            Way::ToWrite => in_turn.find(|machine| !hints.is_quiet(*machine)),
         };
         Host::Node(fitting.unwrap_or(any))
     }
@@ -146,9 +153,12 @@ impl Client {
 
     /// Tries once.
     async fn attempt(&mut self, op: u64, entity: usize, wish: Wish) -> Outcome {
-        let machine = self.machine(wish);
+        let machine = self.machine(match wish {
+            Wish::Read => Way::ToRead,
+            Wish::Add { .. } => Way::ToWrite,
+        });
         let requests = vec![request_of(op, wish)];
-        let heard = self.ask(machine, entity, requests, 0).await.pop();
+        let heard = self.ask(machine, &tally(entity), requests, 0).await.pop();
         self.outcome_of(op, heard.unwrap_or(Heard::Nothing))
     }
 
@@ -167,13 +177,15 @@ impl Client {
             .collect();
         let crowded = self.shared.hints.crowded().map(Host::Node);
         let crowded = crowded.filter(|_| self.chance.random_ratio(3, 4));
-        let machine = crowded.unwrap_or_else(|| self.machine(wishes[0].1));
+        let machine = crowded.unwrap_or_else(|| self.machine(Way::ToWrite));
         let requests = wishes.iter().map(|(op, wish)| request_of(*op, *wish));
         let gap = match self.chance.random_ratio(1, 3) {
             true => 0,
             false => self.chance.random_range(1..100),
         };
-        let heard = self.ask(machine, entity, requests.collect(), gap).await;
+        let heard = self
+            .ask(machine, &tally(entity), requests.collect(), gap)
+            .await;
         for ((op, _), heard) in wishes.into_iter().zip(heard) {
             let outcome = self.outcome_of(op, heard);
             self.complete(op, outcome);
