@@ -43,3 +43,16 @@ fn two_hundred_seeds_break_no_promise() {
     assert_eq!(summary.violated, 0);
     assert_eq!(summary.runs, 200);
 }
+
+/// Seeds that have broken something once.
+#[test]
+fn what_was_broken_once_is_not_again() {
+    // A purse forgot that money had arrived: the journal had refused to store it.
+    let seed = 20_203;
+    let run = Run {
+        seed,
+        ..Run::default()
+    };
+    let violations = run.perform().violations;
+    assert_eq!(violations, [], "seed {seed}");
+}

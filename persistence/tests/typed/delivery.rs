@@ -225,6 +225,18 @@ async fn an_entity_receives_through_its_commands() {
     assert_eq!(counted.unwrap(), (5, true));
 }
 
+/// What came back from outside and could not be stored is not forgotten for as long as
+/// the entity stays in memory.
+#[tokio::test]
+async fn a_confirmation_that_the_journal_refuses_comes_again() {
+    let post = Post::default();
+    let node = node(&post).await;
+    node.faults().at_payload("Confirmed", Fault::Fail);
+    send(&node, Destination::Receiver, 1).await;
+    wait_for_all(&node).await;
+    assert_eq!(post.received(), [1, 1]);
+}
+
 /// After a recovery the unconfirmed go before the fresh, in their order.
 #[tokio::test]
 async fn what_is_unconfirmed_is_sent_again_after_a_recovery() {

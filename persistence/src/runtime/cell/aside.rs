@@ -284,6 +284,17 @@ impl Queued {
         }
     }
 
+    /// Whether the entity gave it itself, or it came back from outside with no sender.
+    /// If the journal or the lease has it refused, nobody hears of that, and what it
+    /// was to go on with would be forgotten for as long as the entity stays: so the
+    /// entity starts over, and [`EventSourced::after_recovery`] begins it again.
+    ///
+    /// [`EventSourced::after_recovery`]: crate::event_sourced::EventSourced::after_recovery
+    pub(super) fn is_own(&self) -> bool {
+        // Callers count from 1.
+        self.arrival == 0 && matches!(self.reply_to, ReplyTo::Nobody)
+    }
+
     /// Goes on as another command with the same id and metadata. What happened outside
     /// must be heard of, however late.
     fn go_on_as(&mut self, returned: Payload) {

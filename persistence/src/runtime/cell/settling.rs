@@ -67,7 +67,8 @@ impl Cell {
             }
             AppendError::Unavailable { message } => {
                 let error = CommandError::JournalUnavailable { message };
-                if self.undo_round(outcome.stored_writes, &unsettled) {
+                let loses_own = (unsettled.iter()).any(|held| held.wrote && held.queued.is_own());
+                if !loses_own && self.undo_round(outcome.stored_writes, &unsettled) {
                     self.refuse_writes(unsettled, &error);
                     return self.run(cx);
                 }
