@@ -31,7 +31,7 @@ pub struct Failure {
     pub applied: String,
     /// For people.
     pub message: String,
-    /// Nobody listens there: the command was not sent.
+    /// The command was not sent: nobody listens there, or the connection was closing.
     pub refused: bool,
 }
 
@@ -84,6 +84,11 @@ impl From<Status> for Failure {
             refused |= error
                 .downcast_ref::<std::io::Error>()
                 .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+            // What hyper takes back was still waiting to be written when the node said
+            // good-bye.
+            refused |= error
+                .downcast_ref::<hyper::Error>()
+                .is_some_and(hyper::Error::is_canceled);
             cause = error.source();
         }
         Self {

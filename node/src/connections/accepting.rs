@@ -14,7 +14,7 @@ use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,8 @@ use super::{ConnectionLimits, refused};
 
 /// Connections that have shaken hands and are not served yet.
 const READY_MAX: usize = 64;
+/// What connections get to shake hands when the port is closed.
+const LAST_HANDSHAKES_MAX: Duration = Duration::from_secs(1);
 /// Pause when the system has no room for another connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// The first byte of TLS, and of nothing that speaks HTTP.
@@ -52,7 +54,9 @@ pub(crate) struct Door {
     pub(crate) limits: ConnectionLimits,
 }
 
-/// Takes connections until `closing` is cancelled; then the port is free.
+/// Takes connections until `closing` is cancelled; then the port is free. Who had
+/// connected before is still let in, and those who serve say good-bye as they should:
+/// a client whose connection is cut instead does not know what it may repeat.
 pub(crate) fn accept(
     listener: TcpListener,
     door: Door,
@@ -65,17 +69,32 @@ pub(crate) fn accept(
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = closing.cancelled() => return,
+                () = closing.cancelled() => break,
                 // Whoever served them has ended.
                 () = ready.closed() => return,
             };
             match accepted {
-                Ok((stream, remote)) => take(&door, &counts, stream, remote, &ready),
+                Ok((stream, remote)) => take(&door, &counts, stream, remote, &ready, &closing),
                 Err(error) => failed(door.port, &error).await,
             }
         }
+        for (stream, remote) in still_waiting(listener) {
+            take(&door, &counts, stream, remote, &ready, &closing);
+        }
     });
     connections
+}
+
+/// Connections that the system has made and nobody has taken. The port is free when
+/// the last was asked for.
+fn still_waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    // Asked directly: the runtime would say what it knew when it last looked.
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        let (stream, remote) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(stream).ok()?, remote))
+    })
 }
 
 fn take(
@@ -84,6 +103,7 @@ fn take(
     stream: TcpStream,
     remote: SocketAddr,
     ready: &mpsc::Sender<Connection>,
+    closing: &CancellationToken,
 ) {
     let counted = match counts.admit(remote.ip()) {
         Ok(counted) => counted,
@@ -98,19 +118,22 @@ fn take(
             return;
         }
     };
-    let (door, ready) = (Arc::clone(door), ready.clone());
+    let (door, ready, closing) = (Arc::clone(door), ready.clone(), closing.clone());
     // One for each counted connection, and it ends with the handshake.
     tokio::spawn(async move {
         let begun_by = Instant::now() + door.limits.handshake_timeout;
         let shaking = shake_hands(&door, stream, remote, counted, begun_by);
-        let refusal = match timeout_at(begun_by, shaking).await {
-            Ok(Ok(connection)) => {
-                // Fails when the port is closed meanwhile.
+        let shaken = tokio::select! {
+            shaken = timeout_at(begun_by, shaking) => shaken.unwrap_or(Err(Refusal::Timeout)),
+            () = closed_for(&closing, LAST_HANDSHAKES_MAX) => Err(Refusal::Closed),
+        };
+        let refusal = match shaken {
+            Ok(connection) => {
+                // Fails when nobody serves them any more.
                 let _ = ready.send(connection).await;
                 return;
             }
-            Ok(Err(refusal)) => refusal,
-            Err(_) => Refusal::Timeout,
+            Err(refusal) => refusal,
         };
         if let Some(reason) = refusal.reason() {
             refused(door.port, reason);
@@ -119,11 +142,19 @@ fn take(
     });
 }
 
+/// Waits until the port has been closed for so long.
+async fn closed_for(closing: &CancellationToken, time: Duration) {
+    closing.cancelled().await;
+    sleep(time).await;
+}
+
 /// Why a connection comes to nothing.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("nothing was said in time")]
     Timeout,
+    #[error("the port is closed, and nothing was said since")]
+    Closed,
     #[error("it does not use TLS, which this port requires")]
     NoTls,
     #[error("it uses TLS, which this port does not: set node.tls.certificate and node.tls.key")]
@@ -135,14 +166,15 @@ enum Refusal {
 }
 
 impl Refusal {
-    /// For the metric. Who hangs up without a word, as some probes do, is not refused.
+    /// For the metric. Who hangs up without a word, as some probes do, is not refused,
+    /// nor is who has said nothing when the node stops.
     fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Timeout => Some("timeout"),
             Self::NoTls => Some("no_tls"),
             Self::UnexpectedTls => Some("unexpected_tls"),
             Self::Handshake(_) => Some("handshake"),
-            Self::Lost(_) => None,
+            Self::Lost(_) | Self::Closed => None,
         }
     }
 }
@@ -233,7 +265,54 @@ async fn failed(port: &str, error: &io::Error) {
         | io::ErrorKind::Interrupted => {}
         _ => {
             tracing::warn!(port, %error, "no connection can be taken: raise the limit of open files?");
-            tokio::time::sleep(EXHAUSTED_PAUSE).await;
+            sleep(EXHAUSTED_PAUSE).await;
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::TcpStream as Client;
+    use std::thread;
+
+    use super::*;
+
+    /// I-9: a client that has connected when the node stops is let in and told to go.
+    /// Cut off, it would not know what became of its command.
+    #[tokio::test]
+    async fn who_had_connected_is_let_in_when_the_port_closes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients = thread::spawn(move || {
+            let connect = |_| {
+                let mut client = Client::connect(address).unwrap();
+                std::io::Write::write_all(&mut client, b"PRI").unwrap();
+                client
+            };
+            (0..5).map(connect).collect::<Vec<_>>()
+        });
+        let clients = clients.join().unwrap();
+        let door = Door {
+            port: "client",
+            encryption: Encryption::Off,
+            limits: ConnectionLimits {
+                connections: 10,
+                per_address: 10,
+                handshake_timeout: Duration::from_secs(60),
+                slow_reader_timeout: Duration::from_secs(60),
+                ..ConnectionLimits::UNSET
+            },
+        };
+        let closing = CancellationToken::new();
+        closing.cancel();
+        let mut connections = accept(listener, door, closing);
+        let mut let_in = Vec::new();
+        while let Some(connection) = connections.recv().await {
+            let_in.push(connection);
+        }
+        assert_eq!(let_in.len(), clients.len());
+        let late = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

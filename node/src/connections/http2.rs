@@ -39,8 +39,9 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// What calls under way get when their connection has reached its age.
 const AGE_GRACE: Duration = Duration::from_secs(30);
 
-/// Serves until `stopping` is cancelled and every call is finished. How long that may
-/// take is the caller's to limit; dropped, the connections that are left end with it.
+/// Serves until there are no more connections and every call is finished; when
+/// `stopping` is cancelled, clients are asked to go. How long that may take is the
+/// caller's to limit; dropped, the connections that are left end with it.
 pub(crate) async fn serve(
     port: &'static str,
     mut connections: mpsc::Receiver<Connection>,
@@ -52,14 +53,7 @@ pub(crate) async fn serve(
     let served = TaskTracker::new();
     let cut_off = CancellationToken::new();
     let _cut_off_on_drop = cut_off.clone().drop_guard();
-    loop {
-        let connection = tokio::select! {
-            connection = connections.recv() => connection,
-            () = stopping.cancelled() => None,
-        };
-        let Some(connection) = connection else {
-            break;
-        };
+    while let Some(connection) = connections.recv().await {
         let (service, limits, stopping) = (service.clone(), Arc::clone(&limits), stopping.clone());
         let serving = async move {
             let remote = connection.facts().remote;

@@ -9,8 +9,7 @@ use perennial_persistence::command::CommandId;
 use perennial_persistence::command_error::{Applied, CommandError};
 use perennial_persistence::engine::EngineSettings;
 use perennial_persistence::journal::{
-    Append, Appended, EntityListing, EventRange, Journal, JournalError, StoredCommand, StoredEvent,
-    StreamBounds, WriteRight,
+    Append, Appended, EntityListing, Journal, JournalError, StoredCommand, StreamBounds, WriteRight,
 };
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
@@ -19,7 +18,8 @@ use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
 use perennial_persistence::storage::Storage;
 use perennial_persistence::storage::memory::MemoryStorage;
-use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
+use perennial_persistence::testing::around_journal::AroundJournal;
+use perennial_persistence::writer::SessionUuid;
 
 use crate::fixture::{Command, Fixture, add, answered, error, texts};
 
@@ -54,7 +54,11 @@ impl Flaws {
 struct FlawedJournal(Arc<dyn Journal>, Flaws);
 
 #[async_trait]
-impl Journal for FlawedJournal {
+impl AroundJournal for FlawedJournal {
+    fn inner(&self) -> &dyn Journal {
+        &*self.0
+    }
+
     async fn append(&self, session: SessionUuid, lane: usize, batch: &[Append]) -> Vec<Appended> {
         let mut appended = self.0.append(session, lane, batch).await;
         if self.1.strikes(Flaw::AppendStoresTooMuch) {
@@ -64,18 +68,6 @@ impl Journal for FlawedJournal {
             appended[0].stored_writes -= 1;
         }
         appended
-    }
-
-    async fn may_write(
-        &self,
-        session: SessionUuid,
-        shards: &[(ShardNr, Epoch)],
-    ) -> Result<Vec<bool>, JournalError> {
-        self.0.may_write(session, shards).await
-    }
-
-    async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {
-        self.0.read_events(range).await
     }
 
     async fn bounds(&self, id: &PersistenceId) -> Result<StreamBounds, JournalError> {
@@ -109,15 +101,6 @@ impl Journal for FlawedJournal {
             std::future::pending::<()>().await;
         }
         self.0.list_entities(entity_type, after, limit).await
-    }
-
-    async fn delete_events(
-        &self,
-        right: WriteRight,
-        id: &PersistenceId,
-        to: SequenceNr,
-    ) -> Result<(), JournalError> {
-        self.0.delete_events(right, id, to).await
     }
 }
 

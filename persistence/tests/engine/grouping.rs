@@ -5,16 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use perennial_persistence::command::CommandId;
 use perennial_persistence::engine::EngineSettings;
-use perennial_persistence::journal::{
-    Append, Appended, EntityListing, EventRange, Journal, JournalError, StoredCommand, StoredEvent,
-    StreamBounds, WriteRight,
-};
+use perennial_persistence::journal::{Append, Appended, Journal};
 use perennial_persistence::persistence_id::PersistenceId;
-use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::storage::memory::MemoryStorage;
-use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
+use perennial_persistence::testing::around_journal::AroundJournal;
+use perennial_persistence::writer::SessionUuid;
 use tokio::time::Instant;
 
 use crate::fixture::{Fixture, add, answered};
@@ -50,9 +46,9 @@ impl Observed {
 }
 
 #[async_trait]
-impl Journal for Observed {
-    fn lanes(&self) -> usize {
-        self.inner.lanes()
+impl AroundJournal for Observed {
+    fn inner(&self) -> &dyn Journal {
+        &*self.inner
     }
 
     async fn append(&self, session: SessionUuid, lane: usize, batch: &[Append]) -> Vec<Appended> {
@@ -77,48 +73,6 @@ impl Journal for Observed {
             seen.under_way.remove(&append.persistence_id);
         }
         outcomes
-    }
-
-    async fn may_write(
-        &self,
-        session: SessionUuid,
-        shards: &[(ShardNr, Epoch)],
-    ) -> Result<Vec<bool>, JournalError> {
-        self.inner.may_write(session, shards).await
-    }
-
-    async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {
-        self.inner.read_events(range).await
-    }
-
-    async fn bounds(&self, id: &PersistenceId) -> Result<StreamBounds, JournalError> {
-        self.inner.bounds(id).await
-    }
-
-    async fn find_commands(
-        &self,
-        id: &PersistenceId,
-        command_ids: &[CommandId],
-    ) -> Result<Vec<Option<StoredCommand>>, JournalError> {
-        self.inner.find_commands(id, command_ids).await
-    }
-
-    async fn list_entities(
-        &self,
-        entity_type: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<EntityListing>, JournalError> {
-        self.inner.list_entities(entity_type, after, limit).await
-    }
-
-    async fn delete_events(
-        &self,
-        right: WriteRight,
-        id: &PersistenceId,
-        to: SequenceNr,
-    ) -> Result<(), JournalError> {
-        self.inner.delete_events(right, id, to).await
     }
 }
 

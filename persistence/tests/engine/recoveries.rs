@@ -5,20 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use perennial_persistence::command::CommandId;
 use perennial_persistence::command_error::CommandError;
 use perennial_persistence::engine::EngineSettings;
 use perennial_persistence::journal::memory::faults::{Fault, Operation};
-use perennial_persistence::journal::{
-    Append, Appended, EntityListing, EventRange, Journal, JournalError, StoredCommand, StoredEvent,
-    StreamBounds, WriteRight,
-};
+use perennial_persistence::journal::{EventRange, Journal, JournalError, StoredEvent};
 use perennial_persistence::payload::Payload;
-use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::recovery_reader::{Beginning, BeginningLimits, RecoveryReader, Wanted};
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::storage::memory::MemoryStorage;
-use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr, WriterUuid};
+use perennial_persistence::testing::around_journal::AroundJournal;
+use perennial_persistence::writer::WriterUuid;
 
 use crate::fixture::{Command, Fixture, add, answered, error, notes, texts};
 
@@ -171,17 +167,9 @@ struct PageCounting {
 }
 
 #[async_trait]
-impl Journal for PageCounting {
-    async fn append(&self, session: SessionUuid, lane: usize, batch: &[Append]) -> Vec<Appended> {
-        self.inner.append(session, lane, batch).await
-    }
-
-    async fn may_write(
-        &self,
-        session: SessionUuid,
-        shards: &[(ShardNr, Epoch)],
-    ) -> Result<Vec<bool>, JournalError> {
-        self.inner.may_write(session, shards).await
+impl AroundJournal for PageCounting {
+    fn inner(&self) -> &dyn Journal {
+        &*self.inner
     }
 
     async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {
@@ -196,36 +184,6 @@ impl Journal for PageCounting {
         let events = read.as_ref().map_or(0, Vec::len);
         self.events_max.fetch_max(events, Ordering::SeqCst);
         read
-    }
-
-    async fn bounds(&self, id: &PersistenceId) -> Result<StreamBounds, JournalError> {
-        self.inner.bounds(id).await
-    }
-
-    async fn find_commands(
-        &self,
-        id: &PersistenceId,
-        command_ids: &[CommandId],
-    ) -> Result<Vec<Option<StoredCommand>>, JournalError> {
-        self.inner.find_commands(id, command_ids).await
-    }
-
-    async fn list_entities(
-        &self,
-        entity_type: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<EntityListing>, JournalError> {
-        self.inner.list_entities(entity_type, after, limit).await
-    }
-
-    async fn delete_events(
-        &self,
-        right: WriteRight,
-        id: &PersistenceId,
-        to: SequenceNr,
-    ) -> Result<(), JournalError> {
-        self.inner.delete_events(right, id, to).await
     }
 }
 

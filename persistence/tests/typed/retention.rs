@@ -8,15 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use perennial_persistence::codec::Json;
-use perennial_persistence::command::CommandId;
 use perennial_persistence::effect::Effect;
 use perennial_persistence::engine::EngineSettings;
 use perennial_persistence::entity_types::{EntityTypes, RegistrationError};
 use perennial_persistence::event_sourced::EventSourced;
-use perennial_persistence::journal::{
-    Append, Appended, EntityListing, EventRange, Journal, JournalError, StoredCommand, StoredEvent,
-    StreamBounds, WriteRight,
-};
+use perennial_persistence::journal::{Journal, JournalError, WriteRight};
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
 use perennial_persistence::retention::RetentionSettings;
@@ -24,7 +20,7 @@ use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::snapshot_store::{Snapshot, SnapshotCriteria, SnapshotStore};
 use perennial_persistence::storage::Storage;
 use perennial_persistence::storage::memory::MemoryStorage;
-use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
+use perennial_persistence::testing::around_journal::AroundJournal;
 
 use crate::fixture::{Node, wait_until};
 
@@ -154,42 +150,9 @@ impl SnapshotStore for Noted<dyn SnapshotStore> {
 }
 
 #[async_trait]
-impl Journal for Noted<dyn Journal> {
-    async fn append(&self, session: SessionUuid, lane: usize, batch: &[Append]) -> Vec<Appended> {
-        self.inner.append(session, lane, batch).await
-    }
-
-    async fn may_write(
-        &self,
-        session: SessionUuid,
-        shards: &[(ShardNr, Epoch)],
-    ) -> Result<Vec<bool>, JournalError> {
-        self.inner.may_write(session, shards).await
-    }
-
-    async fn read_events(&self, range: &EventRange) -> Result<Vec<StoredEvent>, JournalError> {
-        self.inner.read_events(range).await
-    }
-
-    async fn bounds(&self, id: &PersistenceId) -> Result<StreamBounds, JournalError> {
-        self.inner.bounds(id).await
-    }
-
-    async fn find_commands(
-        &self,
-        id: &PersistenceId,
-        command_ids: &[CommandId],
-    ) -> Result<Vec<Option<StoredCommand>>, JournalError> {
-        self.inner.find_commands(id, command_ids).await
-    }
-
-    async fn list_entities(
-        &self,
-        entity_type: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<EntityListing>, JournalError> {
-        self.inner.list_entities(entity_type, after, limit).await
+impl AroundJournal for Noted<dyn Journal> {
+    fn inner(&self) -> &dyn Journal {
+        &*self.inner
     }
 
     async fn delete_events(

@@ -160,6 +160,9 @@ impl LocalClusterBuilder {
             Kind::Processes => Some(TURN.lock().await),
             Kind::Threads(_) => None,
         };
+        if !self.settings.is_empty() {
+            println!("the nodes have {}", listed(&self.settings));
+        }
         let mut cluster = LocalCluster {
             _turn: turn,
             kind: self.kind,
@@ -179,6 +182,11 @@ impl LocalClusterBuilder {
     }
 }
 
+fn listed(settings: &[(String, String)]) -> String {
+    let each = settings.iter().map(|(key, value)| format!("{key}={value}"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
 /// Times by which a node of a busy machine is not taken for a dead one: the longer,
 /// the more the machine has to do.
 fn patient() -> Vec<(String, String)> {
@@ -187,7 +195,6 @@ fn patient() -> Vec<(String, String)> {
     let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
     let (least, most) = (*PATIENCE.start(), *PATIENCE.end());
     let patience = (least + load.unwrap_or(0.0) / cores / 2.0).min(most);
-    println!("the cluster is {patience:.1} times as patient as by default");
     let longer = |(key, millis): &(&str, f64)| {
         let millis = (millis * patience) as u64;
         ((*key).to_owned(), format!("{millis}ms"))

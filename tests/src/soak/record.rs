@@ -138,12 +138,12 @@ fn said(failure: &Failure) -> String {
         code,
         reason,
         applied,
+        message,
         refused,
-        ..
     } = failure;
     match (refused, reason.is_empty()) {
         (true, _) => "connection refused".to_owned(),
-        (_, true) => format!("{code:?} of the connection"),
+        (_, true) => format!("{code:?} of the connection: {message}"),
         (_, false) => format!("{code:?} {reason} (applied: {applied})"),
     }
 }
