@@ -132,6 +132,22 @@ fn the_image_starts_a_node_and_asks_it_for_its_health() {
     assert!(text.contains(&version), "{version}");
 }
 
+/// A member that is not sent along stops the build before it has begun.
+#[test]
+fn every_member_of_the_workspace_is_sent_to_the_build_of_the_image() {
+    let workspace: toml::Value = toml::from_str(&read("../Cargo.toml")).unwrap();
+    let members = workspace["workspace"]["members"].as_array().unwrap();
+    let text = read("Containerfile.dockerignore");
+    let is_sent = |path: &str| text.lines().any(|line| line == format!("!{path}"));
+    for member in members.iter().map(|member| member.as_str().unwrap()) {
+        let named = ["Cargo.toml", "src/lib.rs"].map(|file| format!("{member}/{file}"));
+        assert!(
+            is_sent(member) || named.iter().all(|path| is_sent(path)),
+            "{member}"
+        );
+    }
+}
+
 #[test]
 fn every_version_is_this_one() {
     let version = env!("CARGO_PKG_VERSION");
