@@ -40,7 +40,6 @@ mod cluster_part;
 pub(crate) mod cluster_view;
 pub(crate) mod engine_place;
 mod error;
-mod identity;
 mod journal_url;
 mod journal_wait;
 mod membership;

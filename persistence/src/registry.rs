@@ -39,7 +39,7 @@ pub struct NodeNr(pub u64);
 pub struct Incarnation {
     /// The node.
     pub node: NodeNr,
-    /// How often the node has started; grows by one with every start.
+    /// Grows with every start of the node.
     pub number: u64,
     /// The session under which this incarnation writes.
     pub session: SessionUuid,
@@ -72,12 +72,51 @@ pub struct NodeAddresses {
 pub struct NodeRow {
     /// The node.
     pub node: NodeNr,
-    /// How often it has started.
+    /// The number of its last start.
     pub incarnation: u64,
     /// Where it says it is.
     pub addresses: NodeAddresses,
     /// Grows with every sign of life: a node is alive while this changes.
     pub seen: u64,
+}
+
+/// What a database says when an incarnation was to begin.
+struct Begun {
+    /// The node's last incarnation then.
+    last: i64,
+    /// Session and generation, if it has begun.
+    opened: Option<(SessionUuid, u32)>,
+}
+
+impl Begun {
+    /// Without a number it was to be the next; without an answer the node is unknown.
+    fn incarnation(
+        begun: Option<Self>,
+        node: NodeNr,
+        number: Option<u64>,
+    ) -> Result<Incarnation, RegistryError> {
+        let begun = begun.ok_or(RegistryError::NodeUnknown { node })?;
+        let stored = begun.last.unsigned_abs();
+        let number = number.unwrap_or(stored);
+        match begun.opened {
+            Some((session, generation)) => Ok(Incarnation {
+                node,
+                number,
+                session,
+                generation,
+            }),
+            None => Err(RegistryError::IncarnationOver {
+                node,
+                number,
+                stored,
+            }),
+        }
+    }
+}
+
+/// As the databases store it: no node starts more often.
+fn stored_incarnation(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// So many nodes are listed at most; a cluster is far smaller.
@@ -117,6 +156,19 @@ pub enum RegistryError {
     NodeUnknown {
         /// The node in the data directory.
         node: NodeNr,
+    },
+    /// The node has had an incarnation with this number, or a later one. Nothing was
+    /// changed.
+    #[error(
+        "node {} has begun incarnation {stored}, so {number} is over: another process has started as this node", .node.0
+    )]
+    IncarnationOver {
+        /// The node.
+        node: NodeNr,
+        /// That was to begin.
+        number: u64,
+        /// In the database.
+        stored: u64,
     },
 }
 
@@ -194,9 +246,26 @@ pub trait Registry: Send + Sync + 'static {
     /// for its appends in flight, and opens a new one. When this returns no
     /// append of an earlier incarnation can take effect any more (I-2).
     ///
+    /// The database counts the incarnations. For who keeps nothing of its own: an
+    /// answer that is lost leaves it open how far the database has counted, and what
+    /// was given up may still come and fence the session that was begun after it. A
+    /// node with a disk begins with [`Registry::begin_numbered`].
+    ///
     /// # Errors
     /// [`RegistryError::NodeUnknown`] when the node was never minted here.
     async fn begin_incarnation(&self, node: NodeNr) -> Result<Incarnation, RegistryError>;
+
+    /// Begins an incarnation as [`Registry::begin_incarnation`] does, under a number
+    /// that the node itself has counted: greater than any it has ever asked for,
+    /// whether it was answered or not. So what comes late changes nothing, and a
+    /// refusal says that somebody else has counted.
+    ///
+    /// # Errors
+    /// [`RegistryError::IncarnationOver`] unless the number is greater than that of
+    /// the last incarnation; [`RegistryError::NodeUnknown`] when the node was never
+    /// minted here.
+    async fn begin_numbered(&self, node: NodeNr, number: u64)
+    -> Result<Incarnation, RegistryError>;
 
     /// Fences a session, as a whole or for one shard up to an epoch, inclusive.
     /// Waits for appends in flight. Idempotent.

@@ -170,7 +170,6 @@ impl ClusterPart {
             leader: leader.clone(),
             times: setup.times,
             journal_reach: JournalReach::default(),
-            cluster,
             types: setup.types,
             storage: setup.storage,
             engine_settings: setup.engine,

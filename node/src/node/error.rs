@@ -103,11 +103,6 @@ pub enum NodeError {
     /// Metrics cannot be recorded.
     #[error("metrics cannot be recorded, because this process has another recorder: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
-    /// Another process writes in this node's place.
-    #[error(
-        "another process has started as this node and fenced its session: only one may run; nothing acknowledged is lost"
-    )]
-    Fenced,
     /// The gRPC port cannot be served.
     #[error("the gRPC port cannot be served: {0}")]
     Serve(#[from] ServeError),

@@ -14,13 +14,14 @@ use perennial_persistence::engine::{EngineSettings, EntityEngine};
 use perennial_persistence::entity_types::EntityTypes;
 use perennial_persistence::handing_back::ReadGuard;
 use perennial_persistence::lease::ReadLease;
-use perennial_persistence::registry::{ClusterIdentity, Incarnation, NodeNr};
+use perennial_persistence::registry::{Incarnation, NodeNr};
 use perennial_persistence::storage::Storage;
 use perennial_persistence::writer::SessionUuid;
 use perennial_sharding::cluster_state::{ClusterCommand, ClusterState, Member};
 use perennial_sharding::control_plane::ControlPlane;
 use perennial_sharding::forming::disk::NodeDisk;
 use perennial_sharding::forming::entry::EntryError;
+use perennial_sharding::forming::identity::begin_again;
 use perennial_sharding::heartbeats::{JournalReach, Signs, beat};
 use perennial_sharding::leader::Leader;
 use perennial_sharding::lease::LivenessTimes;
@@ -32,7 +33,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
 use super::engine_place::EnginePlace;
-use super::identity::begin_again;
 use crate::config::Reads;
 
 /// Pause before something that failed is tried again; doubles up to the last.
@@ -50,7 +50,6 @@ pub(super) struct Membership {
     pub(super) leader: Leader<RaftControlPlane>,
     pub(super) times: LivenessTimes,
     pub(super) journal_reach: JournalReach,
-    pub(super) cluster: ClusterIdentity,
     pub(super) types: EntityTypes,
     pub(super) storage: Storage,
     pub(super) engine_settings: EngineSettings,
@@ -141,7 +140,7 @@ impl Membership {
                 reason = ?over,
                 "the session is over: rejoining with a new one"
             );
-            incarnation = match self.begin_next(&incarnation).await {
+            incarnation = match self.begin_next().await {
                 Ok(next) => next,
                 Err(error) => return Ended::Failed(error),
             };
@@ -212,16 +211,16 @@ impl Membership {
         }
     }
 
-    async fn begin_next(&self, last: &Incarnation) -> Result<Incarnation, NodeError> {
+    async fn begin_next(&self) -> Result<Incarnation, NodeError> {
         let mut pause = PAUSE_FIRST;
         loop {
             let registry = &*self.storage.registry;
-            match begin_again(registry, &self.cluster, &*self.disk, last).await {
+            match begin_again(registry, &*self.disk, self.node()).await {
                 Ok(next) => return Ok(next),
-                Err(NodeError::Registry(error) | NodeError::Entry(EntryError::Registry(error))) => {
+                Err(EntryError::Registry(error)) => {
                     tracing::warn!(%error, "no new session can be begun yet");
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
             wait(&mut pause).await;
         }

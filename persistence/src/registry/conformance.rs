@@ -22,7 +22,8 @@ macro_rules! registry_conformance_tests {
             r10_one_node_forms_the_cluster, r11_forming_is_taken_over_with_a_new_generation,
             r12_a_formed_cluster_is_reformed_once, r13_earlier_generations_are_fenced,
             r14_sessions_that_begin_during_a_reform, r15_nodes_are_found_where_they_announce,
-            r16_an_address_is_of_one_node,
+            r16_an_address_is_of_one_node, r17_a_number_begins_once,
+            r18_a_number_that_is_over_changes_nothing,
         }
     };
     (@each $run:path: $($case:ident),+ $(,)?) => {
@@ -451,4 +452,56 @@ pub async fn r16_an_address_is_of_one_node(storage: &Storage) {
     });
     futures::future::join_all(both).await;
     assert_eq!(registry.nodes().await.unwrap().len(), 1);
+}
+
+/// Of starts under one number, one begins, also if they come at the same time.
+pub async fn r17_a_number_begins_once(storage: &Storage) {
+    let registry = &storage.registry;
+    let node = mint(storage).await;
+    for number in [3, 4, 10] {
+        let begun = (0..8).map(|_| registry.begin_numbered(node, number));
+        let begun = futures::future::join_all(begun).await;
+        let mut incarnations = Vec::new();
+        for begun in begun {
+            match begun {
+                Ok(incarnation) => incarnations.push(incarnation),
+                Err(RegistryError::IncarnationOver { stored, .. }) => assert_eq!(stored, number),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let [begun] = incarnations[..] else {
+            panic!("one should have begun: {incarnations:?}");
+        };
+        assert_eq!((begun.node, begun.number), (node, number));
+        assert!(can_write(storage, begun.session).await);
+    }
+    // The database goes on counting from there.
+    let next = registry.begin_incarnation(node).await.unwrap();
+    assert_eq!(next.number, 11);
+    let unknown = registry.begin_numbered(NodeNr(4711), 1).await;
+    assert!(
+        matches!(unknown, Err(RegistryError::NodeUnknown { .. })),
+        "{unknown:?}"
+    );
+}
+
+/// A start under a number that is not greater than the last one's begins nothing and
+/// fences nobody; a greater one fences all before it (I-2).
+pub async fn r18_a_number_that_is_over_changes_nothing(storage: &Storage) {
+    let registry = &storage.registry;
+    let node = mint(storage).await;
+    let earlier = registry.begin_numbered(node, 2).await.unwrap().session;
+    let last = registry.begin_numbered(node, 5).await.unwrap().session;
+    assert!(!can_write(storage, earlier).await);
+    for late in [0, 1, 2, 3, 5] {
+        let refused = registry.begin_numbered(node, late).await;
+        let Err(RegistryError::IncarnationOver { number, stored, .. }) = refused else {
+            panic!("should be refused: {refused:?}");
+        };
+        assert_eq!((number, stored), (late, 5));
+        assert!(can_write(storage, last).await, "fenced by {late}");
+    }
+    let next = registry.begin_numbered(node, 6).await.unwrap().session;
+    assert!(!can_write(storage, last).await);
+    assert!(can_write(storage, next).await);
 }

@@ -33,6 +33,48 @@ impl MemoryRegistry {
         change(cluster);
         Ok(formation(cluster))
     }
+
+    /// Without a number it is the next.
+    fn begin(&self, node: NodeNr, number: Option<u64>) -> Result<Incarnation, RegistryError> {
+        let mut tables = self.storage.tables();
+        let generation = tables
+            .cluster
+            .as_ref()
+            .map_or(0, |cluster| cluster.identity.generation);
+        let Some(stored) = tables.nodes.get_mut(&node) else {
+            return Err(RegistryError::NodeUnknown { node });
+        };
+        let number = number.unwrap_or(stored.incarnation + 1);
+        if number <= stored.incarnation {
+            return Err(RegistryError::IncarnationOver {
+                node,
+                number,
+                stored: stored.incarnation,
+            });
+        }
+        stored.incarnation = number;
+        let session = SessionUuid(Uuid::from_u64_pair(node.0, number));
+        for earlier in tables
+            .sessions
+            .values_mut()
+            .filter(|earlier| earlier.node == node)
+        {
+            earlier.fenced = !planted::is(Bug::SkipOwnFence);
+        }
+        let opened = Session {
+            node,
+            generation,
+            fenced: false,
+            fenced_shards: BTreeMap::new(),
+        };
+        tables.sessions.insert(session, opened);
+        Ok(Incarnation {
+            node,
+            number,
+            session,
+            generation,
+        })
+    }
 }
 
 fn formation(cluster: &Cluster) -> Formation {
@@ -189,37 +231,15 @@ impl Registry for MemoryRegistry {
     }
 
     async fn begin_incarnation(&self, node: NodeNr) -> Result<Incarnation, RegistryError> {
-        let mut tables = self.storage.tables();
-        let generation = tables
-            .cluster
-            .as_ref()
-            .map_or(0, |cluster| cluster.identity.generation);
-        let Some(stored) = tables.nodes.get_mut(&node) else {
-            return Err(RegistryError::NodeUnknown { node });
-        };
-        stored.incarnation += 1;
-        let number = stored.incarnation;
-        let session = SessionUuid(Uuid::from_u64_pair(node.0, number));
-        for earlier in tables
-            .sessions
-            .values_mut()
-            .filter(|earlier| earlier.node == node)
-        {
-            earlier.fenced = !planted::is(Bug::SkipOwnFence);
-        }
-        let opened = Session {
-            node,
-            generation,
-            fenced: false,
-            fenced_shards: BTreeMap::new(),
-        };
-        tables.sessions.insert(session, opened);
-        Ok(Incarnation {
-            node,
-            number,
-            session,
-            generation,
-        })
+        self.begin(node, None)
+    }
+
+    async fn begin_numbered(
+        &self,
+        node: NodeNr,
+        number: u64,
+    ) -> Result<Incarnation, RegistryError> {
+        self.begin(node, Some(number))
     }
 
     async fn fence(

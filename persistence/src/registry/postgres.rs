@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use self::forming::{FormationRow, NodeColumns};
 use crate::registry::{
-    ClusterIdentity, Formation, Incarnation, NodeAddresses, NodeNr, NodeRow, Registry,
-    RegistryError,
+    Begun, ClusterIdentity, Formation, Incarnation, NodeAddresses, NodeNr, NodeRow, Registry,
+    RegistryError, stored_incarnation,
 };
 use crate::storage::owned::owned;
 use crate::storage::postgres::connections::{Connections, Failure, Retry, timed_out};
@@ -275,24 +275,39 @@ impl Registry for PostgresRegistry {
     }
 
     async fn begin_incarnation(&self, node: NodeNr) -> Result<Incarnation, RegistryError> {
-        let connections = self.connections.clone();
-        let node_nr = stored(node)?;
+        let (connections, node_nr) = (self.connections.clone(), stored(node)?);
+        let begun = owned(async move {
+            until_decided!(connections, {
+                // The database counts each attempt, which makes them others.
+                let session = SessionUuid(Uuid::new_v4());
+                sessions::begin_incarnation(&connections, node_nr, None, session)
+            })
+        });
+        let begun = begun
+            .await
+            .map_err(|error| unavailable("beginning an incarnation", error))?;
+        Begun::incarnation(begun, node, None)
+    }
+
+    async fn begin_numbered(
+        &self,
+        node: NodeNr,
+        number: u64,
+    ) -> Result<Incarnation, RegistryError> {
+        let (connections, node_nr) = (self.connections.clone(), stored(node)?);
+        let wanted = Some(stored_incarnation(number));
+        // All attempts are the same.
+        let session = SessionUuid(Uuid::new_v4());
         let begun = owned(async move {
             until_decided!(
                 connections,
-                sessions::begin_incarnation(&connections, node_nr)
+                sessions::begin_incarnation(&connections, node_nr, wanted, session)
             )
         });
         let begun = begun
             .await
             .map_err(|error| unavailable("beginning an incarnation", error))?;
-        let (number, session, generation) = begun.ok_or(RegistryError::NodeUnknown { node })?;
-        Ok(Incarnation {
-            node,
-            number: number.unsigned_abs(),
-            session: SessionUuid(session),
-            generation: generation.unsigned_abs(),
-        })
+        Begun::incarnation(begun, node, Some(number))
     }
 
     async fn fence(

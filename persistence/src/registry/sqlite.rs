@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use self::forming::{FormationRow, NodeColumns};
 use crate::registry::{
-    ClusterIdentity, Formation, Incarnation, NodeAddresses, NodeNr, NodeRow, Registry,
-    RegistryError,
+    Begun, ClusterIdentity, Formation, Incarnation, NodeAddresses, NodeNr, NodeRow, Registry,
+    RegistryError, stored_incarnation,
 };
 use crate::storage::epoch_i64;
 use crate::storage::owned::owned;
@@ -28,6 +28,18 @@ pub(crate) struct SqliteRegistry {
 impl SqliteRegistry {
     pub(crate) fn new(database: Arc<SqliteDatabase>) -> Self {
         Self { database }
+    }
+
+    async fn begin(&self, node: NodeNr, number: Option<u64>) -> Result<Incarnation, RegistryError> {
+        let database = self.database.clone();
+        let session = SessionUuid(Uuid::new_v4());
+        let (node_nr, wanted) = (stored(node)?, number.map(stored_incarnation));
+        let begun =
+            owned(async move { begin_incarnation(&database, node_nr, wanted, session).await });
+        let begun = begun
+            .await
+            .map_err(|error| unavailable("beginning an incarnation", error))?;
+        Begun::incarnation(begun, node, number)
     }
 }
 
@@ -64,25 +76,34 @@ async fn mint_node(database: &SqliteDatabase) -> Result<i64, sqlx::Error> {
     Ok(node)
 }
 
-/// Number and generation of the new incarnation; `None` when the node is not known.
+/// Without a number it is the next; `None` when the node is not known.
 async fn begin_incarnation(
     database: &SqliteDatabase,
     node: i64,
-    session: Uuid,
-) -> Result<Option<(i64, u32)>, sqlx::Error> {
+    number: Option<i64>,
+    session: SessionUuid,
+) -> Result<Option<Begun>, sqlx::Error> {
     let mut writer = database.writer().await?;
     let mut transaction = writer.begin().await?;
-    let number: Option<i64> = sqlx::query_scalar(
-        "UPDATE nodes SET incarnation = incarnation + 1, \
-                          last_seen_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) \
-         WHERE node_nr = ? RETURNING incarnation",
-    )
-    .bind(node)
-    .fetch_optional(&mut *transaction)
-    .await?;
-    let Some(number) = number else {
+    let last: Option<i64> = sqlx::query_scalar("SELECT incarnation FROM nodes WHERE node_nr = ?")
+        .bind(node)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    let Some(last) = last else {
         return Ok(None);
     };
+    let number = number.unwrap_or(last + 1);
+    if number <= last {
+        return Ok(Some(Begun { last, opened: None }));
+    }
+    sqlx::query(
+        "UPDATE nodes SET incarnation = ?, last_seen_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) \
+         WHERE node_nr = ?",
+    )
+    .bind(number)
+    .bind(node)
+    .execute(&mut *transaction)
+    .await?;
     // A session without a row may not write: the row of a fenced one is only of
     // interest to people, and the latest few will do.
     sqlx::query("DELETE FROM writer_sessions WHERE node_nr = ? AND fenced_at IS NOT NULL AND incarnation < ? - 10")
@@ -102,13 +123,16 @@ async fn begin_incarnation(
          VALUES (?, ?, ?, CAST(unixepoch('subsec') * 1000000 AS INTEGER), \
                  coalesce((SELECT generation FROM cluster), 0)) RETURNING generation",
     )
-    .bind(session)
+    .bind(session.0)
     .bind(node)
     .bind(number)
     .fetch_one(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(Some((number, generation)))
+    Ok(Some(Begun {
+        last: number,
+        opened: Some((session, generation)),
+    }))
 }
 
 async fn fence(
@@ -280,20 +304,15 @@ impl Registry for SqliteRegistry {
     }
 
     async fn begin_incarnation(&self, node: NodeNr) -> Result<Incarnation, RegistryError> {
-        let database = self.database.clone();
-        let session = SessionUuid(Uuid::new_v4());
-        let node_nr = stored(node)?;
-        let begun =
-            owned(async move { begin_incarnation(&database, node_nr, session.0).await }).await;
-        let (number, generation) = begun
-            .map_err(|error| unavailable("beginning an incarnation", error))?
-            .ok_or(RegistryError::NodeUnknown { node })?;
-        Ok(Incarnation {
-            node,
-            number: number.unsigned_abs(),
-            session,
-            generation,
-        })
+        self.begin(node, None).await
+    }
+
+    async fn begin_numbered(
+        &self,
+        node: NodeNr,
+        number: u64,
+    ) -> Result<Incarnation, RegistryError> {
+        self.begin(node, Some(number)).await
     }
 
     async fn fence(

@@ -74,6 +74,30 @@ async fn an_append_cut_at_any_byte_is_decided() {
     assert_eq!(texts, expected);
 }
 
+/// I-2: wherever its connection breaks, a start begins once, under its number, and may
+/// write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_cut_at_any_byte_begins_once() {
+    let (_database, proxy, node) = node_behind_proxy(&StorageOptions::default()).await;
+    let registry = &node.storage.registry;
+    let starting = registry.mint_node().await.unwrap();
+    let (mut number, mut struck) = (0, 0);
+    for at in (0..2000).step_by(100) {
+        for cut in [Cut::Request(at), Cut::Answer(at / 4)] {
+            number += 1;
+            proxy.arrange(Some(cut));
+            let begun = registry.begin_numbered(starting, number).await.unwrap();
+            struck += usize::from(!proxy.is_armed());
+            proxy.arrange(None);
+            assert_eq!(begun.number, number, "{cut:?}");
+            let shard = [(ShardNr(1), Epoch(1))];
+            let asked = node.storage.journal.may_write(begun.session, &shard);
+            assert_eq!(asked.await.unwrap(), [true], "{cut:?}");
+        }
+    }
+    assert!(struck > 15, "{struck}");
+}
+
 /// I-5, I-8: the same while a connection is made and the statement prepared.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_cut_while_connecting_is_decided() {

@@ -21,8 +21,9 @@ pub struct NodeIdentity {
     pub node: NodeNr,
     /// The cluster whose database gave it.
     pub cluster_id: Uuid,
-    /// How often the node has started, at least. Written before each start, so it
-    /// is never less than what the database says, except on a restored disk.
+    /// The highest number under which the node has tried to start. Written before
+    /// each attempt and taken back only if the database refused it, so it is never
+    /// less than what the database says, except on a restored disk.
     pub incarnation: u64,
     /// Of the raft store this node uses; 0 before its first. Written after the store
     /// was made and before it is used: a store that is missing was lost.

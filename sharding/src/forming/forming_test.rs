@@ -2,6 +2,7 @@
 //! are interrupted.
 
 mod faulty;
+mod starts;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +20,6 @@ use uuid::Uuid;
 use self::faulty::{Faulty, Interruption};
 use super::disk::{MemoryDisk, NodeDisk, NodeIdentity};
 use super::entry::{ADDRESS_FREE_AFTER, Entered, Entry, EntryError, FORMING_PATIENCE};
-use super::identity::begin_again;
 use super::presence::{PresenceEnd, stay_present};
 use super::*;
 use crate::cluster_state::{Member, MemberStatus};
@@ -382,25 +382,6 @@ async fn a_disk_that_is_wiped_restored_or_lacks_its_store_is_a_new_node() {
         assert_eq!(members, 3, "{what}: with the one that was");
         staying.control.confirm_leadership().await.unwrap();
     }
-}
-
-/// A node that goes on with a new session does not take the place of a process that
-/// has started as the same node.
-#[tokio::test(start_paused = true)]
-async fn a_node_begins_again_unless_another_process_has() {
-    let mut world = World::new(6);
-    let registry = world.storage.registry.clone();
-    let machine = world.machine("one");
-    let first = machine.start().await.incarnation;
-    let second = begin_again(&*registry, &machine.disk, &first)
-        .await
-        .unwrap();
-    assert_eq!((second.node, second.number), (first.node, first.number + 1));
-
-    registry.begin_incarnation(first.node).await.unwrap();
-    let error = begin_again(&*registry, &machine.disk, &second).await;
-    let error = error.unwrap_err();
-    assert!(matches!(error, EntryError::Superseded { .. }), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,16 +1,19 @@
 //! Who a starting node is: the one of its disk, or a new one.
 //!
-//! The registry of the database has the last word; this compares it with what the
-//! disk remembers. A number is never used with less than its disk knew: such a node
-//! could vote twice, or write as an incarnation that is over.
+//! The disk counts the starts of its node, and the registry of the database has the
+//! last word on whether a count is the highest. A node is never started from a disk
+//! that knows of fewer starts than the database: it could vote twice, or write as an
+//! incarnation that is over.
 
-use perennial_persistence::registry::{ClusterIdentity, Incarnation, NodeNr, NodeRow, Registry};
+use perennial_persistence::registry::{
+    ClusterIdentity, Incarnation, NodeNr, NodeRow, Registry, RegistryError,
+};
 
 use super::disk::{NodeDisk, NodeIdentity};
 use super::entry::EntryError;
 
 /// Begins an incarnation of the disk's node, or of a new one. When it returns, every
-/// earlier session of the node is fenced (I-2).
+/// earlier session of the node is fenced (I-2). Safe to cancel and to repeat.
 ///
 /// # Errors
 /// [`EntryError::ForeignDisk`] on a disk of another cluster.
@@ -30,21 +33,20 @@ pub async fn begin_incarnation(
         Some(identity) => identity,
         None => mint(registry, cluster, disk).await?,
     };
-    let incarnation = begin(registry, disk, identity).await?;
-    if is_restored_disk(identity.incarnation, incarnation.number) {
-        tracing::warn!(
-            node = identity.node.0,
-            remembered = identity.incarnation,
-            in_database = incarnation.number,
-            "the data directory is older than the database says, as after restoring a disk: joining as a new node"
-        );
-        return begin_as_new_node(registry, cluster, disk).await;
+    if let Some(incarnation) = begin(registry, disk, identity).await? {
+        return Ok(incarnation);
     }
-    Ok(incarnation)
+    tracing::warn!(
+        node = identity.node.0,
+        remembered = identity.incarnation,
+        "the data directory is older than the database says, as after restoring a disk: joining as a new node"
+    );
+    begin_as_new_node(registry, cluster, disk).await
 }
 
-/// Begins the next incarnation of a node that has run until now as `last`, in the
-/// same process: its session was fenced, or is of an earlier generation.
+/// Begins the next incarnation of a node that has run until now in the same process:
+/// its session was fenced, or is of an earlier generation. When it returns, every
+/// earlier session of the node is fenced (I-2). Safe to cancel and to repeat.
 ///
 /// # Errors
 /// [`EntryError::Superseded`] when another process has started as this node
@@ -52,16 +54,14 @@ pub async fn begin_incarnation(
 pub async fn begin_again(
     registry: &dyn Registry,
     disk: &dyn NodeDisk,
-    last: &Incarnation,
+    node: NodeNr,
 ) -> Result<Incarnation, EntryError> {
-    let node = last.node;
     let superseded = EntryError::Superseded { node };
-    let rows = registry.nodes().await?;
-    let later = |row: &NodeRow| row.node == node && row.incarnation > last.number;
+    // Not this node's disk any more?
     let identity = disk.identity()?.filter(|identity| identity.node == node);
     match identity {
-        Some(identity) if !rows.iter().any(later) => begin(registry, disk, identity).await,
-        _ => Err(superseded),
+        Some(identity) => begin(registry, disk, identity).await?.ok_or(superseded),
+        None => Err(superseded),
     }
 }
 
@@ -73,15 +73,10 @@ pub(super) async fn begin_as_new_node(
     disk: &dyn NodeDisk,
 ) -> Result<Incarnation, EntryError> {
     let identity = mint(registry, cluster, disk).await?;
-    begin(registry, disk, identity).await
-}
-
-/// Whether another copy of the disk has started the node meanwhile.
-///
-/// The disk counts a start before the database does, so it can only be ahead: it is
-/// behind if starts happened that it has not seen.
-fn is_restored_disk(remembered: u64, begun: u64) -> bool {
-    begun > remembered + 1
+    let superseded = EntryError::Superseded {
+        node: identity.node,
+    };
+    begin(registry, disk, identity).await?.ok_or(superseded)
 }
 
 async fn mint(
@@ -101,19 +96,37 @@ async fn mint(
     Ok(identity)
 }
 
+/// Begins the next incarnation of the disk's node; `None` when another copy of the
+/// disk has begun one that this one does not know of.
+///
+/// The disk counts a start before the database hears of it, and goes on counting
+/// when it hears nothing of the database. So the database is ahead of a disk only by
+/// starts of others, and a request that arrives late asks for a number that is over:
+/// it must neither fence the session of a later start, nor pass for a start of
+/// somebody else.
 async fn begin(
     registry: &dyn Registry,
     disk: &dyn NodeDisk,
     identity: NodeIdentity,
-) -> Result<Incarnation, EntryError> {
+) -> Result<Option<Incarnation>, EntryError> {
+    let rows = registry.nodes().await?;
+    let is_ahead =
+        |row: &NodeRow| row.node == identity.node && row.incarnation > identity.incarnation;
+    if rows.iter().any(is_ahead) {
+        return Ok(None);
+    }
+    let number = identity.incarnation + 1;
     disk.set_identity(&NodeIdentity {
-        incarnation: identity.incarnation + 1,
+        incarnation: number,
         ..identity
     })?;
-    let incarnation = registry.begin_incarnation(identity.node).await?;
-    disk.set_identity(&NodeIdentity {
-        incarnation: incarnation.number,
-        ..identity
-    })?;
-    Ok(incarnation)
+    match registry.begin_numbered(identity.node, number).await {
+        Ok(incarnation) => Ok(Some(incarnation)),
+        Err(RegistryError::IncarnationOver { .. }) => {
+            // The next start is to find that out as well.
+            disk.set_identity(&identity)?;
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }

@@ -373,6 +373,17 @@ impl Registry for DatabaseClient {
         .await
     }
 
+    async fn begin_numbered(
+        &self,
+        node: NodeNr,
+        number: u64,
+    ) -> Result<Incarnation, RegistryError> {
+        self.book("begin incarnation", move |registry| {
+            now(registry.begin_numbered(node, number))
+        })
+        .await
+    }
+
     async fn fence(
         &self,
         session: SessionUuid,

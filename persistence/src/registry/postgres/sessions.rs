@@ -10,6 +10,7 @@ use sqlx::postgres::PgArguments;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::registry::Begun;
 use crate::storage::epoch_i64;
 use crate::storage::postgres::connections::{Connections, arguments, timed_out};
 use crate::storage::postgres::lane::connection_name;
@@ -44,12 +45,14 @@ const END_BLOCKERS: &str = "\
 /// The node's row stays locked until the new session is there, so of two
 /// incarnations begun at once the later sees, and fences, the earlier. The cluster's
 /// row is locked as well, so a new generation comes either before the session, which
-/// is then of that generation, or after it, and then sees it and fences it.
+/// is then of that generation, or after it, and then sees it and fences it. Nothing
+/// happens unless the number is greater than the last.
 const OPEN_SESSION: &str = "\
     WITH cluster AS ( \
         SELECT generation FROM perennial.cluster FOR SHARE \
     ), node AS ( \
-        UPDATE perennial.nodes SET incarnation = incarnation + 1, last_seen_at = now() WHERE node_nr = $1 \
+        UPDATE perennial.nodes SET incarnation = coalesce($4, incarnation + 1), last_seen_at = now() \
+        WHERE node_nr = $1 AND incarnation < coalesce($4, incarnation + 1) \
         RETURNING incarnation, coalesce((SELECT generation FROM cluster), 0) AS generation \
     ), opened AS ( \
         INSERT INTO perennial.writer_sessions (session, lane, node_nr, incarnation, generation) \
@@ -57,30 +60,52 @@ const OPEN_SESSION: &str = "\
     ) \
     SELECT incarnation, generation FROM node";
 
+/// Why a session was not opened: the node's last incarnation, and the generation of
+/// the session if an earlier attempt has opened it.
+const LAST_INCARNATION: &str = "\
+    SELECT incarnation, (SELECT max(generation) FROM perennial.writer_sessions WHERE session = $2) \
+    FROM perennial.nodes WHERE node_nr = $1";
+
 /// A session without rows may not write: the rows of a fenced one are only of
 /// interest to people, and the latest few will do.
 const FORGET_SESSIONS: &str = "\
     DELETE FROM perennial.writer_sessions \
     WHERE node_nr = $1 AND fenced_at IS NOT NULL AND incarnation < $2 - 10";
 
-/// Number, session and generation of the new incarnation; `None` when the node is
-/// not known.
+/// Without a number it is the next; `None` when the node is not known. May be
+/// repeated with the same session, after an attempt whose outcome is not known.
 pub(super) async fn begin_incarnation(
     connections: &Connections,
     node: i64,
-) -> Result<Option<(i64, Uuid, i32)>, sqlx::Error> {
-    let session = Uuid::new_v4();
+    number: Option<i64>,
+    session: SessionUuid,
+) -> Result<Option<Begun>, sqlx::Error> {
     let mut connection = connections.control().await?;
     let opened: Option<(i64, i32)> = sqlx::query_as(OPEN_SESSION)
         .bind(node)
-        .bind(session)
+        .bind(session.0)
         .bind(connections.lane_numbers())
+        .bind(number)
         .fetch_optional(connection.inner())
         .await?;
-    let Some((number, generation)) = opened else {
-        connection.give_back();
-        return Ok(None);
+    let (last, generation) = match opened {
+        Some((last, generation)) => (last, generation),
+        None => {
+            let last: Option<(i64, Option<i32>)> = sqlx::query_as(LAST_INCARNATION)
+                .bind(node)
+                .bind(session.0)
+                .fetch_optional(connection.inner())
+                .await?;
+            match last {
+                Some((last, Some(generation))) => (last, generation),
+                other => {
+                    connection.give_back();
+                    return Ok(other.map(|(last, _)| Begun { last, opened: None }));
+                }
+            }
+        }
     };
+    let number = number.unwrap_or(last);
     sqlx::query(FORGET_SESSIONS)
         .bind(node)
         .bind(number)
@@ -96,7 +121,10 @@ pub(super) async fn begin_incarnation(
     .await?;
     connection.give_back();
     fence_rows(connections, &earlier, FENCE_SESSIONS, arguments![&earlier]?).await?;
-    Ok(Some((number, session, generation)))
+    Ok(Some(Begun {
+        last,
+        opened: Some((session, generation.unsigned_abs())),
+    }))
 }
 
 pub(super) async fn fence_earlier_generations(

@@ -197,6 +197,15 @@ impl Registry for FaultyRegistry {
         self.faulty.ask(self.registry.begin_incarnation(node)).await
     }
 
+    async fn begin_numbered(
+        &self,
+        node: NodeNr,
+        number: u64,
+    ) -> Result<Incarnation, RegistryError> {
+        let asked = self.registry.begin_numbered(node, number);
+        self.faulty.ask(asked).await
+    }
+
     async fn fence(
         &self,
         session: SessionUuid,
