@@ -287,7 +287,7 @@ mod tests {
         let clients = thread::spawn(move || {
             let connect = |_| {
                 let mut client = Client::connect(address).unwrap();
-                std::io::Write::write_all(&mut client, b"PRI").unwrap();
+                io::Write::write_all(&mut client, b"PRI").unwrap();
                 client
             };
             (0..5).map(connect).collect::<Vec<_>>()
