@@ -168,6 +168,15 @@ impl NodeProcess {
     /// # Errors
     /// When it ends instead, or takes too long; with what it printed.
     pub async fn ready(&mut self) -> Result<()> {
+        self.ready_somewhere(|_| ()).await
+    }
+
+    /// As [`NodeProcess::ready`]; `moved` is told whenever the node was started on other
+    /// ports, before it is waited for: others may have to reach it first.
+    ///
+    /// # Errors
+    /// As [`NodeProcess::ready`].
+    pub async fn ready_somewhere(&mut self, moved: impl Fn(&Self)) -> Result<()> {
         for _ in 0..PORT_ATTEMPTS_MAX {
             let Some(child) = &mut self.running else {
                 bail!("the node does not run");
@@ -189,6 +198,7 @@ impl NodeProcess {
                 {
                     self.ports = Ports::find(&self.options)?;
                     self.running = Some(self.spawned()?);
+                    moved(self);
                 }
                 Ok(Some(status)) => bail!("the node ended with {status}; {}", self.output()),
                 Err(error) => return Err(error.context(self.output())),

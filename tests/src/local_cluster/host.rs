@@ -32,9 +32,18 @@ impl Host {
     pub(super) async fn ready(&mut self) -> Result<()> {
         match &mut self.node {
             HostedNode::Thread(thread) => thread.ready().await?,
-            HostedNode::Process(process) => process.ready().await?,
+            HostedNode::Process(process) => {
+                // On other ports, if somebody else took them. It gets ready only if the
+                // others reach it.
+                let peers = self.peers.as_ref();
+                let follow = |process: &NodeProcess| {
+                    if let Some(peers) = peers {
+                        peers.set_upstream(process.peer_address());
+                    }
+                };
+                process.ready_somewhere(follow).await?;
+            }
         }
-        // On other ports, if somebody else took them.
         self.follow();
         Ok(())
     }
