@@ -226,31 +226,30 @@ impl Membership {
         }
     }
 
-    /// Tells the cluster that the node leaves, so that it is given no shard any more,
-    /// and waits until it has none. Does not wait when nobody is there to take them.
-    /// Returns whether it has left.
-    pub(super) async fn drain(&self) -> bool {
+    /// Tells the cluster that the node leaves and waits until it has no shards. Does
+    /// not wait when nobody is there to take them.
+    pub(super) async fn drain(&self) {
         let Some(engine) = self.place.get() else {
-            return false;
+            return;
         };
         let (node, session) = (self.node(), engine.session());
-        let mut state = self.control.state();
-        let is_drained = move |state: &Arc<ClusterState>| is_drained(state, node, session);
-        let is_to_leave = !is_drained(&state.borrow());
-        if is_to_leave {
-            let leave = ClusterCommand::Leave {
-                node,
-                session,
-                remove: false,
-                at: unix_millis(),
-            };
-            if let Err(error) = self.control.propose(leave).await {
-                tracing::warn!(%error, "the shards cannot be handed off: others take them over");
-                return false;
-            }
+        if is_drained(&self.control.state().borrow(), node) {
+            return;
         }
-        let drained = state.wait_for(is_drained).await;
-        drained.is_ok_and(|state| state.has_left(node, session))
+        let at = unix_millis();
+        let leave = ClusterCommand::Leave {
+            node,
+            session,
+            remove: false,
+            at,
+        };
+        if let Err(error) = self.control.propose(leave).await {
+            tracing::warn!(%error, "the shards cannot be handed off: others take them over");
+            return;
+        }
+        let mut state = self.control.state();
+        let drained = |state: &Arc<ClusterState>| is_drained(state, node);
+        let _ = state.wait_for(drained).await;
     }
 
     /// Tells the cluster that the node has stopped, so that nobody waits for it to
@@ -270,11 +269,10 @@ impl Membership {
     }
 }
 
-/// Whether a session has no shards and is given none any more, or there is nobody else
-/// to have them.
-fn is_drained(state: &ClusterState, node: NodeNr, session: SessionUuid) -> bool {
+/// Whether a node has no shards any more, or nobody to give them to.
+fn is_drained(state: &ClusterState, node: NodeNr) -> bool {
     let others = state.members_up().any(|member| member.node != node);
-    !others || !state.is_current(node, session) || state.has_left(node, session)
+    !others || state.shards_of(node).next().is_none()
 }
 
 async fn wait(pause: &mut Duration) {
