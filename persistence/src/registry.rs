@@ -160,7 +160,7 @@ pub enum RegistryError {
     /// The node has had an incarnation with this number, or a later one. Nothing was
     /// changed.
     #[error(
-        "node {} has begun incarnation {stored}, so {number} is over: another process has started as this node", .node.0
+        "node {} has begun incarnation {stored}, so {number} is over: another process has started as this node, and only one may run", .node.0
     )]
     IncarnationOver {
         /// The node.

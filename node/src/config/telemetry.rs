@@ -38,8 +38,8 @@ pub(super) const KEYS: &[Key] = &[
         name: "telemetry.otlp.sampling",
         default: "0.001",
         doc: "The share of commands that are traced if their client does not say whether they \
-              are to be (a traceparent decides). Raise it to see more; a traced command costs tens \
-              of microseconds.",
+              are to be (a traceparent decides). Raise it to see more; each traced command takes \
+              time to write down and send.",
         set: |settings, text| {
             settings.telemetry.sampling = factor(text, 0.0..=1.0)?;
             Ok(())

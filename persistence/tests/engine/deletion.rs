@@ -19,6 +19,9 @@ use tokio::task::JoinHandle;
 
 use crate::fixture::{Command, Fixture, add, answered, error, notes, nr, shard, texts};
 
+/// More than anything here takes, on the slowest of machines.
+const SOON: Duration = Duration::from_secs(60);
+
 type Deleted = Result<SequenceNr, CommandError>;
 
 impl Fixture {
@@ -41,11 +44,14 @@ impl Fixture {
     }
 
     async fn waits_for(&self, id: &str, what: &str) {
+        let deadline = tokio::time::Instant::now() + SOON;
         loop {
             let described = self.engine.describe(shard(id), &notes(id)).await;
             if described.waiting_for.contains(what) {
                 return;
             }
+            let waits_for = described.waiting_for;
+            assert!(tokio::time::Instant::now() < deadline, "{waits_for:?}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

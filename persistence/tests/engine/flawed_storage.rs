@@ -241,6 +241,7 @@ async fn a_flawed_probe_is_not_the_last() {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(300);
         error(f.ask("n", &add("refused")).await);
         while !flaws.has_struck() {
+            assert!(tokio::time::Instant::now() < deadline, "{flaw:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         f.faults().set_outage(false);
