@@ -93,7 +93,13 @@ class Kubectl:
         since = [f"--since={args.since}"] if args.since else []
         for pod in pods:
             command = ["docker", "logs", *since, self.cluster.container(pod)]
-            subprocess.run(command, stderr=subprocess.STDOUT, check=True)
+            if not args.prefix:
+                subprocess.run(command, stderr=subprocess.STDOUT, check=True)
+                continue
+            container = self.cluster.pods()[pod]["Config"]["Labels"]["container"]
+            logged = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True, text=True)
+            for line in logged.stdout.splitlines():
+                print(f"[pod/{pod}/{container}] {line}")
 
     def exec(self, args):
         container = self.cluster.container(args.pod)
@@ -159,8 +165,6 @@ class Kubectl:
             metadata = each["metadata"]
             if "generateName" in metadata:
                 metadata["name"] = metadata["generateName"] + secrets.token_hex(3)
-            if each["kind"] in ("Job", "StatefulSet"):
-                self.cluster.issue()
             print(f"{each['kind'].lower()}/{metadata['name']} {self.cluster.apply(each)}")
 
     def change_nodes(self, change):
@@ -339,7 +343,8 @@ def parser():
 
     text = {"default": None}
     command("get", "what", selector=text, output={"choices": ["wide"]})
-    command("logs", "pod?", selector=text, since=text, tail={"choices": ["-1"]})
+    command("logs", "pod?", selector=text, since=text, tail={"choices": ["-1"]},
+            prefix={"action": "store_true"})
     command("port-forward", "target", "port")
     command("exec", "pod", container=text, stdin={"action": "store_true"})
     create = command("create", "what?", "kind?", "name?", filename=text, from_file=text, output={"choices": ["yaml"]})

@@ -214,6 +214,11 @@ class Trial:
             assert re.search(each, text), f"{command}\ndid not print {each}, but:\n{text}"
         return text
 
+    def would_print(self, *expected):
+        """Whether the section's next command prints this by now."""
+        text, _ = self.shell.run(self.commands[0])
+        return all(re.search(each, text) for each in expected)
+
     def follow(self, start, *expected):
         """A command that goes on until it is interrupted."""
         self.skip_untried()
@@ -316,9 +321,10 @@ class Trial:
         self.cluster.remove(pod, 0)
 
     def shown_certificate(self):
-        """The certificate that clients see at the forwarded port."""
+        """The serial number of the certificate that clients see at the forwarded port."""
         shown = "openssl s_client -connect localhost:7400 -alpn h2 </dev/null 2>/dev/null | openssl x509 -noout -serial"
-        return self.shell.run(shown)[0]
+        found = re.search("serial=(.+)", self.shell.run(shown)[0])
+        return found and found[1]
 
     def start_postgres(self):
         """As the superuser that CloudNativePG's pods let in."""

@@ -1,6 +1,7 @@
 """What the runbook's reader does, section by section: see runbook.py. The order is that of
 the runbook, except that the installation comes first."""
 
+import re
 import time
 
 from docker_host import ROOT, say, until
@@ -173,12 +174,20 @@ def back_up_and_restore(trial):
 def rotate_certificates(trial):
     with trial.section("Rotate certificates"):
         trial.run("kube port-forward")
-        before = trial.shown_certificate()
+        before = until("the port is forwarded", trial.shown_certificate)
+        repeated = trial.load.repeated
         for name in ("perennial-server", "perennial-peer"):
             trial.cluster.renew(name)
-        until("nodes show the new certificate", lambda: trial.shown_certificate() != before)
+        until("a new certificate is shown", lambda: trial.shown_certificate() not in (None, before))
         trial.run("echo | openssl", "notAfter")
         trial.run("kill")
+        # By every node, those for clients and those for peers.
+        uses = [f"pod/perennial-{nr}/.* used for new .*/{kind}/tls.crt" for nr in range(3) for kind in ("server", "peer")]
+        until("all nodes use them", lambda: trial.would_print(*uses))
+        trial.run("kube logs", *uses)
+        answered = trial.load.answered
+        until("commands are answered", lambda: trial.load.answered > answered + 1000)
+        assert trial.load.repeated == repeated, "connections were closed"
         trial.run("(umask 077 && cat >url", stdin=JOURNAL)
         trial.run("kube create secret", "perennial-journal")
         trial.run("rm url")

@@ -274,6 +274,7 @@ class StandIn:
             f"--network-alias={name}", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges",
             f"--restart={restart}", f"--label=stand-in={self.network}", f"--label=pod={pod}",
             f"--label=component={component}", f"--label=owner={manifest['metadata']['name']}",
+            f"--label=container={template['spec']['containers'][0]['name']}",
             f"--label=revision={digest(template)}", f"--user={USER}:{USER}", *options, image, *arguments,
         )
 
@@ -293,10 +294,12 @@ class StandIn:
     def reconcile(self, ready_since):
         """One step towards what was applied. `ready_since` is kept by the caller: when each
         pod was first seen ready."""
-        self.issue()
         with self.objects() as objects:
             manifests = [each for key, each in objects.items() if key.startswith(("StatefulSet/", "Job/"))]
             terminating = set(objects.get("terminating", []))
+        # Nobody else issues, so no two do at once; and the pods found so far were applied
+        # after the certificates that they mount.
+        self.issue()
         pods = self.pods()
         for manifest in manifests:
             if manifest["kind"] == "Job":
