@@ -23,7 +23,8 @@
 //! a part of it at most.
 //! 1. Not ready any more, so that nobody is sent here.
 //! 2. The node leaves: its shards are handed to others, to which it sends on what
-//!    still comes.
+//!    still comes. What others still sent here is answered or returned before it
+//!    goes on.
 //! 3. No new connections; streams take no more commands and finish those they
 //!    took; calls under way are finished.
 //! 4. Leadership goes to another node.

@@ -9,10 +9,10 @@
 //!
 //! Parts: `region/slot.rs` (one shard) with `route.rs` (what happens to its commands,
 //! pure), `link.rs` and `arrivals.rs` (between nodes), `keeper.rs` (in step with the
-//! cluster), `departures.rs` (handoff, at the owner), `errands.rs` (what is asked of an
-//! entity besides commands). It knows nothing of gRPC nor of
-//! what entities do, and does not decide where shards live. Next: `engine.rs` of the
-//! persistence crate, which takes the request to the entity.
+//! cluster), `departures.rs` (handoff, at the owner), `parting.rs` (its end, when the
+//! owner stops), `errands.rs` (what is asked of an entity besides commands). It knows
+//! nothing of gRPC nor of what entities do, and does not decide where shards live.
+//! Next: `engine.rs` of the persistence crate, which takes the request to the entity.
 
 mod arrivals;
 mod departures;
@@ -23,6 +23,7 @@ mod keeper;
 mod link;
 mod link_events;
 mod parcel;
+mod parting;
 mod route;
 mod settings;
 mod slot;
@@ -40,6 +41,7 @@ use perennial_persistence::registry::{NodeNr, Registry};
 use perennial_persistence::sequence_nr::SequenceNr;
 use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, ShardNr};
+use tokio::time::timeout;
 
 use crate::control_plane::ControlPlane;
 use crate::peer::{AcceptedStream, PeerError, PeerTransport};
@@ -163,7 +165,8 @@ impl Region {
     ///
     /// # Errors
     /// [`PeerError::WrongPeer`] when it is not for this node, or from another cluster
-    /// or generation.
+    /// or generation; [`PeerError::Unreachable`] after [`Region::part`]: nothing was
+    /// taken from it.
     pub async fn accept(&self, stream: AcceptedStream) -> Result<(), PeerError> {
         if let Err(message) = self.inner.check(&stream.header) {
             return Err(PeerError::WrongPeer {
@@ -172,8 +175,27 @@ impl Region {
                 message,
             });
         }
+        let Some(_arriver) = self.inner.arrivers.enter() else {
+            return Err(PeerError::Unreachable {
+                node: stream.header.to,
+                address: String::new(),
+                message: "it stops and owns nothing any more".to_owned(),
+            });
+        };
         arrivals::serve(Arc::clone(&self.inner), stream).await;
         Ok(())
+    }
+
+    /// For a node that has left (see [`ClusterState::has_left`]) and is about to end:
+    /// takes no more streams of other nodes, and waits until they have closed those
+    /// there are, for they have nothing out here then. Returns whether they have, by
+    /// [`RegionSettings::handoff_timeout`]: for that long they wait themselves. Safe to
+    /// cancel.
+    ///
+    /// [`ClusterState::has_left`]: crate::cluster_state::ClusterState::has_left
+    pub async fn part(&self) -> bool {
+        let limit = self.inner.settings.handoff_timeout;
+        timeout(limit, self.inner.arrivers.close()).await.is_ok()
     }
 
     /// The shard of an entity.

@@ -177,6 +177,7 @@ impl ClusterPart {
             disk: setup.disk,
             place,
             stopping: CancellationToken::new(),
+            removed: CancellationToken::new(),
         };
         let closing = CancellationToken::new();
         let part = Self {
@@ -284,12 +285,27 @@ impl ClusterPart {
         Ended::Failed(error)
     }
 
-    /// Hands all shards to other nodes, until the deadline. From then on commands are
-    /// sent on to those.
+    /// Hands all shards to other nodes, and waits until those know, until the deadline.
+    /// From then on commands are sent on to them.
     pub async fn drain(&self, deadline: Instant) {
         self.membership.stopping.cancel();
-        if timeout_at(deadline, self.membership.drain()).await.is_err() {
-            tracing::warn!("shards were not handed off in time: others take them over");
+        match timeout_at(deadline, self.membership.drain()).await {
+            Ok(true) => self.part(deadline).await,
+            // It keeps what nobody can be given.
+            Ok(false) => {}
+            Err(_) => {
+                tracing::warn!("shards were not handed off in time: others take them over");
+            }
+        }
+    }
+
+    /// Waits until no other node has a command out here.
+    async fn part(&self, deadline: Instant) {
+        if timeout_at(deadline, self.region.part()).await != Ok(true) {
+            tracing::warn!(
+                "other nodes have not closed their streams of commands in time: what they have \
+                 sent here last may fail with OWNER_LOST"
+            );
         }
     }
 

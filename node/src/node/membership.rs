@@ -38,6 +38,8 @@ use crate::config::Reads;
 /// Pause before something that failed is tried again; doubles up to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LAST: Duration = Duration::from_secs(2);
+/// For so long a node that was taken out waits for the log to say so.
+const LAST_NEWS_MAX: Duration = Duration::from_secs(2);
 /// What an engine whose session is over gets to answer what it had accepted.
 const ENGINE_STOP_MAX: Duration = Duration::from_secs(5);
 
@@ -58,6 +60,8 @@ pub(super) struct Membership {
     pub(super) place: EnginePlace,
     /// No session begins after this.
     pub(super) stopping: CancellationToken,
+    /// The node was taken out of the cluster.
+    pub(super) removed: CancellationToken,
 }
 
 /// Why a node is no member any more and will not be one again.
@@ -128,6 +132,9 @@ impl Membership {
     pub(super) async fn live(&self, mut incarnation: Incarnation, mut lease: ReadLease) -> Ended {
         loop {
             let over = self.until_over(incarnation.session, lease).await;
+            if over == Over::Removed {
+                self.removed.cancel();
+            }
             if self.stopping.is_cancelled() {
                 return std::future::pending().await;
             }
@@ -226,30 +233,42 @@ impl Membership {
         }
     }
 
-    /// Tells the cluster that the node leaves and waits until it has no shards. Does
-    /// not wait when nobody is there to take them.
-    pub(super) async fn drain(&self) {
+    /// Tells the cluster that the node leaves, so that it is given no shard any more,
+    /// and waits until it has none. Does not wait when nobody is there to take them.
+    /// Returns whether it has left.
+    pub(super) async fn drain(&self) -> bool {
         let Some(engine) = self.place.get() else {
-            return;
+            return false;
         };
         let (node, session) = (self.node(), engine.session());
-        if is_drained(&self.control.state().borrow(), node) {
-            return;
-        }
-        let at = unix_millis();
-        let leave = ClusterCommand::Leave {
-            node,
-            session,
-            remove: false,
-            at,
-        };
-        if let Err(error) = self.control.propose(leave).await {
-            tracing::warn!(%error, "the shards cannot be handed off: others take them over");
-            return;
-        }
         let mut state = self.control.state();
-        let drained = |state: &Arc<ClusterState>| is_drained(state, node);
-        let _ = state.wait_for(drained).await;
+        let is_drained = move |state: &Arc<ClusterState>| is_drained(state, node, session);
+        let is_to_leave = !is_drained(&state.borrow()) && !self.removed.is_cancelled();
+        if is_to_leave {
+            let leave = ClusterCommand::Leave {
+                node,
+                session,
+                remove: false,
+                at: unix_millis(),
+            };
+            if let Err(error) = self.control.propose(leave).await {
+                tracing::warn!(%error, "the shards cannot be handed off: others take them over");
+                return false;
+            }
+        }
+        tokio::select! {
+            drained = state.wait_for(is_drained) => {
+                drained.is_ok_and(|state| state.has_left(node, session))
+            }
+            () = self.out_of_hearing() => true,
+        }
+    }
+
+    /// Returns when the node was taken out and what it still gets of the log, which says
+    /// so, should have come.
+    async fn out_of_hearing(&self) {
+        self.removed.cancelled().await;
+        tokio::time::sleep(LAST_NEWS_MAX).await;
     }
 
     /// Tells the cluster that the node has stopped, so that nobody waits for it to
@@ -269,10 +288,11 @@ impl Membership {
     }
 }
 
-/// Whether a node has no shards any more, or nobody to give them to.
-fn is_drained(state: &ClusterState, node: NodeNr) -> bool {
+/// Whether a session has no shards and is given none any more, or there is nobody else
+/// to have them.
+fn is_drained(state: &ClusterState, node: NodeNr, session: SessionUuid) -> bool {
     let others = state.members_up().any(|member| member.node != node);
-    !others || state.shards_of(node).next().is_none()
+    !others || !state.is_current(node, session) || state.has_left(node, session)
 }
 
 async fn wait(pause: &mut Duration) {

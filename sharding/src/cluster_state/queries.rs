@@ -104,6 +104,16 @@ impl ClusterState {
         self.member(node)
             .is_some_and(|member| member.session == session && member.status != MemberStatus::Down)
     }
+
+    /// Whether this session of a node has left: the node leaves or was removed, and
+    /// owns nothing. It is never given a shard again.
+    #[must_use]
+    pub fn has_left(&self, node: NodeNr, session: SessionUuid) -> bool {
+        let goes = self.member(node).is_none_or(|member| {
+            member.session == session && member.status == MemberStatus::Leaving
+        });
+        goes && self.shards_of(node).next().is_none()
+    }
 }
 
 impl Shard {

@@ -446,6 +446,35 @@ async fn a_removed_voter_is_replaced_at_once() {
     world.wait_for_voters(&expected).await;
 }
 
+/// Also when what is said takes a while to get to it.
+#[tokio::test(start_paused = true)]
+async fn a_removed_node_hears_that_it_was_removed() {
+    let mut world = World::of_three().await;
+    world.start(4).await;
+    world.join(4).await;
+    let removed = NodeNr(4);
+    let leader = NodeNr(world.leader().await);
+    let delay = Duration::from_millis(40);
+    world.network.faults().delay(leader, removed, delay);
+    let state = world.node(removed.0).state();
+    let session = state.borrow().members[&removed].session;
+    let leave = ClusterCommand::Leave {
+        node: removed,
+        session,
+        remove: true,
+        at: 0,
+    };
+    let remove = ClusterCommand::Remove {
+        node: removed,
+        at: 0,
+    };
+    for command in [leave, remove] {
+        world.node(leader.0).propose(command).await.unwrap();
+    }
+    let heard = || state.borrow().member(removed).is_none();
+    eventually("the removed node hears of it", heard).await;
+}
+
 /// Of more than two nodes three go on voting; of two the other one does, alone.
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_is_to_be_removed_leaves_its_vote_and_leadership_to_others() {

@@ -1,7 +1,7 @@
 //! Makes the changes of the raft group that `voters.rs` finds due, while this node
 //! leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::settings::RaftSettings;
 use super::types::Raft;
 use super::voters::{Group, GroupChange, due_change};
-use crate::cluster_state::{ClusterState, MemberStatus};
+use crate::cluster_state::{ClusterState, Member, MemberStatus};
 
 /// How often it is looked whether something is due, besides when the state changes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -31,18 +31,20 @@ pub(super) async fn keep_up(
     mut state: watch::Receiver<Arc<ClusterState>>,
     settings: RaftSettings,
 ) {
-    let mut down_since = BTreeMap::new();
+    let mut absent_since = BTreeMap::new();
     loop {
         let seen = Arc::clone(&state.borrow_and_update());
         let group = group_of(me, &raft);
-        watch_the_down(&mut down_since, &seen, Instant::now());
+        watch_the_absent(&mut absent_since, group.as_ref(), &seen, Instant::now());
         let change = group.and_then(|group| {
             let now = Instant::now();
-            let down_for = down_since.iter().map(|(node, since)| (*node, now - *since));
+            let absent_for = absent_since
+                .iter()
+                .map(|(node, since)| (*node, now - *since));
             due_change(
                 &group,
                 &seen,
-                &down_for.collect(),
+                &absent_for.collect(),
                 settings.voters,
                 settings.voter_replacement_after,
             )
@@ -61,15 +63,26 @@ pub(super) async fn keep_up(
     }
 }
 
-/// Remembers since when members are down. A leader that is new begins anew.
-fn watch_the_down(down_since: &mut BTreeMap<NodeNr, Instant>, state: &ClusterState, now: Instant) {
-    let is_down = |node: &NodeNr| {
-        let member = state.members.get(node);
-        member.is_some_and(|member| member.status == MemberStatus::Down)
-    };
-    down_since.retain(|node, _| is_down(node));
-    for node in state.members.keys().filter(|node| is_down(node)) {
-        down_since.entry(*node).or_insert(now);
+/// Remembers since when members are down and, for the leader of a group, who of it is no
+/// member.
+fn watch_the_absent(
+    absent_since: &mut BTreeMap<NodeNr, Instant>,
+    group: Option<&Group>,
+    state: &ClusterState,
+    now: Instant,
+) {
+    let is_down = |member: &Member| member.status == MemberStatus::Down;
+    let down = state.members.values().filter(|member| is_down(member));
+    let in_group = group.map(|group| group.configs.iter().flatten().chain(&group.learners));
+    let in_group = in_group.into_iter().flatten();
+    let left = in_group.filter(|node| !state.members.contains_key(node));
+    let absent: BTreeSet<NodeNr> = down
+        .map(|member| member.node)
+        .chain(left.copied())
+        .collect();
+    absent_since.retain(|node, _| absent.contains(node));
+    for node in absent {
+        absent_since.entry(node).or_insert(now);
     }
 }
 

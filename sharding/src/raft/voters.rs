@@ -5,7 +5,8 @@
 //! change that was interrupted is simply found to be due again. `membership.rs`
 //! makes the changes.
 //!
-//! * All members are in the group; those that left the cluster are taken out.
+//! * All members are in the group; those that left the cluster are taken out, a moment
+//!   after: the log is how a node learns that it has left, and who owns its shards.
 //! * An odd number of them votes, at most `voters`: of two nodes one, since a second
 //!   voter would make the group stop with either of them.
 //! * A voter stays one. It is replaced when it is to leave the cluster, or has been
@@ -42,13 +43,17 @@ pub enum GroupChange {
     Remove(NodeNr),
 }
 
-/// The change that is due, if any. `down_for` tells how long members have been down,
-/// as far as this leader has seen it.
+/// For so long who has left the cluster still gets the log: several heartbeats, each of
+/// which tells what is committed.
+const HEARS_OF_IT: Duration = Duration::from_secs(1);
+
+/// The change that is due, if any. `absent_for` tells how long nodes have been down, or
+/// in the group and no members, as far as this leader has seen it.
 #[must_use]
 pub fn due_change(
     group: &Group,
     state: &ClusterState,
-    down_for: &BTreeMap<NodeNr, Duration>,
+    absent_for: &BTreeMap<NodeNr, Duration>,
     voters_max: usize,
     replace_after: Duration,
 ) -> Option<GroupChange> {
@@ -65,16 +70,16 @@ pub fn due_change(
     if !state.members.contains_key(&group.leader) {
         return None;
     }
-    let long_down = |node: &NodeNr| {
-        down_for
-            .get(node)
-            .is_some_and(|down| *down >= replace_after)
+    let absent = |node: &NodeNr, at_least| {
+        let time = absent_for.get(node);
+        time.is_some_and(|time| *time >= at_least)
     };
+    let long_down = |node: &NodeNr| absent(node, replace_after);
     let voters = choose(group, current, state, long_down, voters_max);
     if let Some(voters) = voters.filter(|voters| voters != current) {
         return Some(GroupChange::Voters(voters));
     }
-    let left = |node: &&NodeNr| !state.members.contains_key(node);
+    let left = |node: &&NodeNr| !state.members.contains_key(node) && absent(node, HEARS_OF_IT);
     group
         .learners
         .iter()

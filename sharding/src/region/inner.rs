@@ -26,6 +26,7 @@ use crate::shard_id::shard_of;
 use super::figures::Figures;
 use super::link::Ticket;
 use super::parcel::Parcel;
+use super::parting::Arrivers;
 use super::route::Direction;
 use super::settings::RegionSettings;
 use super::slot::{Host, Slot};
@@ -41,6 +42,7 @@ pub(super) struct Inner {
     pub(super) node: NodeNr,
     pub(super) settings: RegionSettings,
     pub(super) figures: Figures,
+    pub(super) arrivers: Arrivers,
     slots: Box<[Mutex<Slot>]>,
     /// Commands that wait in all slots.
     waiting: AtomicUsize,
@@ -69,6 +71,7 @@ impl Inner {
             node,
             settings,
             figures: Figures::new(),
+            arrivers: Arrivers::default(),
             slots: (0..number_of_shards).map(slot).collect(),
             waiting: AtomicUsize::new(0),
             routed_by: AtomicU64::new(0),

@@ -23,6 +23,7 @@ use crate::peer::PeerTransport;
 use super::departures::{Departure, Departures};
 use super::inner::{Inner, now, peer};
 use super::link::Link;
+use super::parting::{LinkFate, fate_of};
 use super::route::{Direction, Owner};
 use super::slot::{Host, Slot};
 
@@ -181,6 +182,7 @@ impl<C: ControlPlane> Keeper<C> {
             }
         }
         inner.applied(state);
+        self.retire_links(state);
         self.applied = Some(Arc::clone(state));
         self.depart(departures);
         for session in fencing::waited_for(state, inner.node) {
@@ -247,14 +249,21 @@ impl<C: ControlPlane> Keeper<C> {
     /// Ends links to sessions that are over: nobody will answer there.
     fn end_links(&mut self, state: &ClusterState) {
         self.links.retain(|node, link| {
-            let member = state.members.get(node);
-            let goes_on = member.is_some_and(|member| {
-                member.session == link.session && member.status != MemberStatus::Down
-            });
-            if !goes_on {
+            let has_ended = fate_of(state, *node, link.session) == LinkFate::Ends;
+            if has_ended {
                 link.end();
             }
-            goes_on
+            !has_ended
+        });
+    }
+
+    /// Lets links end to sessions that have left. No slot sends there any more.
+    fn retire_links(&mut self, state: &ClusterState) {
+        self.links.retain(|node, link| {
+            if fate_of(state, *node, link.session) == LinkFate::Retires {
+                link.retire();
+            }
+            !link.has_ended()
         });
     }
 

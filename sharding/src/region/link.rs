@@ -3,8 +3,9 @@
 //! Slots push commands into a bounded queue; a task writes them in batches, as many
 //! as the other node has given credit for, and passes answers on. When the stream
 //! is lost it tells the region what was never written, and connects again after a
-//! pause that grows. A link belongs to one session of the other node and ends with
-//! it. It knows nothing of order or owners. The other end: `arrivals.rs`.
+//! pause that grows. A link belongs to one session of the other node and ends with it,
+//! or before, when nothing is out and nothing will be. It knows nothing of order or
+//! owners. The other end: `arrivals.rs`.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -88,7 +89,7 @@ pub(super) struct Link {
     queue: Mutex<Queue>,
     /// There is something to write, or credit to write it with.
     stirred: Notify,
-    /// The session has ended.
+    /// The session has ended, or the link has retired.
     ended: CancellationToken,
 }
 
@@ -101,6 +102,17 @@ struct Queue {
     credit: usize,
     /// Shards that found no room.
     rejected: BTreeSet<ShardNr>,
+    /// Commands that were pushed, and neither answered nor returned nor lost.
+    out: usize,
+    /// Nothing is pushed any more.
+    retires: bool,
+}
+
+impl Queue {
+    /// Whether the link has served its time.
+    fn is_done(&self) -> bool {
+        self.retires && self.out == 0
+    }
 }
 
 impl Link {
@@ -132,6 +144,7 @@ impl Link {
             return false;
         }
         queue.waiting.push_back(outgoing);
+        queue.out += 1;
         let was_empty = queue.waiting.len() == 1;
         drop(queue);
         if was_empty {
@@ -145,7 +158,26 @@ impl Link {
         self.ended.cancel();
     }
 
-    /// Keeps the link for as long as the session lasts.
+    /// Nothing will be pushed any more: the link ends as soon as nothing is out, or its
+    /// stream is lost.
+    pub(super) fn retire(&self) {
+        self.end_if_done(|queue| queue.retires = true);
+    }
+
+    /// Whether it has ended, or is about to.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    fn end_if_done(&self, change: impl FnOnce(&mut Queue)) {
+        let mut queue = self.lock();
+        change(&mut queue);
+        if queue.is_done() {
+            self.ended.cancel();
+        }
+    }
+
+    /// Keeps the link until it ends.
     pub(super) async fn run(
         &self,
         transport: &dyn PeerTransport,
@@ -178,7 +210,7 @@ impl Link {
         self.lose(events);
     }
 
-    /// Writes and reads until the stream is lost or the session has ended.
+    /// Writes and reads until the stream is lost or the link has ended.
     async fn converse(&self, stream: ForwardStream, events: &dyn LinkEvents) {
         let ForwardStream { frames, mut back } = stream;
         let rejected = {
@@ -205,10 +237,12 @@ impl Link {
         let read = async {
             while let Some(batch) = back.recv().await {
                 for frame in batch {
-                    if !matches!(frame, BackFrame::Credit(_)) {
-                        outstanding.decrement(1.0);
-                    }
+                    let is_heard_of = !matches!(frame, BackFrame::Credit(_));
                     self.hear(frame, events);
+                    if is_heard_of {
+                        outstanding.decrement(1.0);
+                        self.end_if_done(|queue| queue.out = queue.out.saturating_sub(1));
+                    }
                 }
             }
         };
@@ -279,6 +313,7 @@ impl Link {
             unwritten.map(|outgoing| outgoing.ticket).collect()
         };
         events.lost(self, &unwritten);
+        self.end_if_done(|queue| queue.out = 0);
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

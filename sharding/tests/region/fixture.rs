@@ -411,6 +411,17 @@ impl World {
         });
     }
 
+    /// A node is about to stop: it is given no shard any more.
+    pub(crate) fn leave(&self, index: usize) {
+        let node = &self.nodes[index];
+        self.cluster.commit(&ClusterCommand::Leave {
+            node: node.nr,
+            session: node.session,
+            remove: false,
+            at: 0,
+        });
+    }
+
     /// The process is gone: nothing of it runs or answers any more.
     pub(crate) fn kill(&self, index: usize) {
         let node = &self.nodes[index];

@@ -265,3 +265,74 @@ async fn a_deletion_that_races_with_a_handoff_is_done_once_by_somebody() {
         last += 1;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_waits_for_senders_that_learn_late_of_it() {
+    let world = World::new(3).await;
+    world.assign([1], 0);
+    let id = entity_in(1, 0);
+    texts(world.nodes[1].ask(&id, &add("a")).await);
+    world.cluster.set_follows(world.nodes[1].nr, false);
+    world.leave(0);
+    world.begin_handoff([1], 2);
+    world.owned([1], 2).await;
+    let stops = async {
+        assert!(world.nodes[0].region.part().await, "all have gone");
+        world.kill(0);
+    };
+    tokio::pin!(stops);
+    let early = timeout(Duration::from_millis(500), &mut stops).await;
+    assert!(early.is_err(), "a sender does not know yet");
+    // It has no id: nobody could send it again, were it lost.
+    let command = add("b");
+    let asked = world.nodes[1].ask(&id, &command);
+    let learns = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        world.cluster.set_follows(world.nodes[1].nr, true);
+    };
+    let all = futures::future::join3(stops, asked, learns);
+    let ((), answer, ()) = timeout(SOON, all).await.unwrap();
+    assert_eq!(texts(answer), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_waits_for_the_answers_of_what_it_has_begun() {
+    let world = World::new(2).await;
+    world.assign([1], 0);
+    let id = entity_in(1, 0);
+    texts(world.nodes[1].ask(&id, &add("a")).await);
+    // Answers take their time to get through.
+    let [from, to] = [0, 1].map(|index: usize| world.nodes[index].nr);
+    world
+        .network
+        .faults()
+        .delay(from, to, Duration::from_millis(300));
+    let command = add("b");
+    let asked = world.nodes[1].ask(&id, &command);
+    let stops = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        world.leave(0);
+        world.begin_handoff([1], 1);
+        world.owned([1], 1).await;
+        assert!(world.nodes[0].region.part().await, "all have gone");
+        world.kill(0);
+    };
+    let (answer, ()) = timeout(SOON, futures::future::join(asked, stops))
+        .await
+        .unwrap();
+    assert_eq!(texts(answer), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_does_not_wait_for_ever() {
+    let world = World::new(2).await;
+    world.assign([1], 0);
+    let id = entity_in(1, 0);
+    texts(world.nodes[1].ask(&id, &add("a")).await);
+    world.cluster.set_follows(world.nodes[1].nr, false);
+    world.leave(0);
+    world.begin_handoff([1], 1);
+    world.owned([1], 1).await;
+    let parted = timeout(SOON, world.nodes[0].region.part()).await;
+    assert!(!parted.unwrap(), "a sender never learns of it");
+}

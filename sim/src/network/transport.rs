@@ -134,8 +134,13 @@ impl PeerTransport for Transport {
                 back_given,
                 back_arrived,
             ));
+            let connected = network.clone();
             network.post(there, here, "accept", move || {
-                let _ = accepted.send(Ok((id, frames_arrived, back_received)));
+                let opened = Ok((id, frames_arrived, back_received));
+                if accepted.send(opened).is_err() {
+                    // Who connected has given up.
+                    connected.hang_up(id, End::Opener);
+                }
             });
         });
         let (id, arrived, back) = match timeout(CONNECT_MAX, heard(opened)).await {

@@ -45,15 +45,23 @@ fn group(voters: &[u64], learners: &[u64]) -> Group {
     }
 }
 
+/// Who is no member has not been one for long enough.
 fn due(group: &Group, state: &ClusterState) -> Option<GroupChange> {
-    due_change(group, state, &BTreeMap::new(), 3, LONG)
+    due_with_left_for(group, state, HEARS_OF_IT)
+}
+
+fn due_with_left_for(group: &Group, state: &ClusterState, left: Duration) -> Option<GroupChange> {
+    let left_for = group.configs.iter().flatten().chain(&group.learners);
+    let left_for = left_for.filter(|node| !state.members.contains_key(node));
+    let left_for = left_for.map(|node| (*node, left)).collect();
+    due_change(group, state, &left_for, 3, LONG)
 }
 
 fn due_with_down(group: &Group, state: &mut ClusterState, down: u64) -> Option<GroupChange> {
     let down = NodeNr(down);
     state.members.get_mut(&down).unwrap().status = MemberStatus::Down;
-    let down_for = BTreeMap::from([(down, LONG)]);
-    due_change(group, state, &down_for, 3, LONG)
+    let absent_for = BTreeMap::from([(down, LONG)]);
+    due_change(group, state, &absent_for, 3, LONG)
 }
 
 fn voters(numbers: &[u64]) -> Option<GroupChange> {
@@ -116,6 +124,18 @@ fn a_removed_node_is_replaced_and_forgotten() {
     assert_eq!(due(&four, &leaving), voters(&[1, 2, 4]));
 }
 
+/// The log is how it learns of it.
+#[test]
+fn a_node_that_left_gets_the_log_for_a_moment_yet() {
+    let group = group(&[1, 3, 4], &[2]);
+    let left_for = |left| due_with_left_for(&group, &state(&[1, 3, 4]), left);
+    assert_eq!(left_for(HEARS_OF_IT / 2), None);
+    let removed = Some(GroupChange::Remove(NodeNr(2)));
+    assert_eq!(left_for(HEARS_OF_IT), removed);
+    let unseen = due_change(&group, &state(&[1, 3, 4]), &BTreeMap::new(), 3, LONG);
+    assert_eq!(unseen, None, "this leader has not seen since when");
+}
+
 #[test]
 fn of_two_that_remain_the_leader_votes() {
     let mut led_by_two = group(&[1, 2, 3], &[]);
@@ -145,12 +165,12 @@ proptest! {
         voters_max in prop_oneof![Just(1_usize), Just(3), Just(5)],
     ) {
         let mut state = state(&members.iter().copied().collect::<Vec<_>>());
-        let mut down_for = BTreeMap::new();
+        let mut absent_for = BTreeMap::new();
         let leader = NodeNr(*voting.iter().nth(leader % voting.len()).unwrap());
         for node in down.into_iter().map(NodeNr).filter(|node| *node != leader) {
             if let Some(member) = state.members.get_mut(&node) {
                 member.status = MemberStatus::Down;
-                down_for.insert(node, LONG);
+                absent_for.insert(node, LONG);
             }
         }
         let mut group = Group {
@@ -161,8 +181,11 @@ proptest! {
         let mut changes = 0;
         loop {
             group.caught_up = group.learners.iter().chain(&group.configs[0])
-                .filter(|node| !down_for.contains_key(node)).copied().collect();
-            let Some(change) = due_change(&group, &state, &down_for, voters_max, LONG) else { break };
+                .filter(|node| !absent_for.contains_key(node)).copied().collect();
+            let in_group = group.learners.iter().chain(&group.configs[0]);
+            let left = in_group.filter(|node| !state.members.contains_key(node));
+            absent_for.extend(left.map(|node| (*node, HEARS_OF_IT)));
+            let Some(change) = due_change(&group, &state, &absent_for, voters_max, LONG) else { break };
             changes += 1;
             prop_assert!(changes < 40, "no end: {group:?}");
             match change {

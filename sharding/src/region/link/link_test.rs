@@ -242,3 +242,69 @@ async fn a_link_ends_with_the_session() {
         .await;
     assert!(!world.link.push(outgoing(2)));
 }
+
+/// What is said of a command by its answer.
+fn answer(nr: u64) -> BackFrame {
+    BackFrame::Answer {
+        correlation_id: Ticket::new(ShardNr(3), nr).0,
+        answer: Err(CommandError::OwnerLost),
+    }
+}
+
+/// The stream is closed, and no other is opened.
+async fn assert_over(mut world: World, mut other: Other) {
+    assert!(timeout(SOON, other.frames.recv()).await.unwrap().is_none());
+    drop(other);
+    assert!(timeout(SOON, world.others.recv()).await.unwrap().is_none());
+    let lost = world.events.lost.lock().unwrap();
+    assert!(lost.iter().all(BTreeSet::is_empty), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_retires_closes_its_stream_when_nothing_is_out() {
+    let mut world = World::new();
+    let other = world.opened().await;
+    world.link.retire();
+    assert_over(world, other).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_retires_hears_first_what_became_of_what_is_out() {
+    let mut world = World::new();
+    let mut other = world.opened().await;
+    for nr in 1..=3 {
+        assert!(world.link.push(outgoing(nr)));
+    }
+    world.link.retire();
+    other.back.send(vec![BackFrame::Credit(2)]).await.unwrap();
+    let mut written = Vec::new();
+    while written.len() < 2 {
+        written.extend(batch(&mut other).await);
+    }
+    let returned = BackFrame::Returned {
+        correlation_id: Ticket::new(ShardNr(3), 1).0,
+        index: 9,
+    };
+    let answers = vec![returned, answer(2), BackFrame::Credit(1)];
+    other.back.send(answers).await.unwrap();
+    assert_eq!(batch(&mut other).await, [3], "it had not been written yet");
+    let early = timeout(Duration::from_secs(1), other.frames.recv()).await;
+    assert!(early.is_err(), "the last is not answered");
+    assert!(!world.link.has_ended());
+    other.back.send(vec![answer(3)]).await.unwrap();
+    world.until(|world| world.link.has_ended()).await;
+    assert_eq!(world.events.count.load(Ordering::Relaxed), 3);
+    assert_over(world, other).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_retires_does_not_connect_again() {
+    let mut world = World::new();
+    let other = world.opened().await;
+    world.link.push(outgoing(1));
+    world.link.retire();
+    drop(other);
+    assert!(timeout(SOON, world.others.recv()).await.unwrap().is_none());
+    let unwritten = [Ticket::new(ShardNr(3), 1)];
+    assert_eq!(world.events.lost.lock().unwrap()[0], unwritten.into());
+}
