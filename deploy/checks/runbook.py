@@ -358,6 +358,11 @@ class Trial:
         self.shell.stop()
         self.controller.stop()
 
+    def hold_transaction(self, database, sql):
+        """Somebody's transaction that stays open."""
+        held = f"BEGIN; {sql}; SELECT pg_sleep(1000)"
+        self.docker("exec", "--detach", self.cluster.container(POSTGRES_POD), "psql", database, "-c", held)
+
     def postgres(self, sql):
         return self.docker("exec", self.cluster.container(POSTGRES_POD), "psql", "perennial", "-tAc", sql)
 

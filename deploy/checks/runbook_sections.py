@@ -235,11 +235,7 @@ def postgres_switchover(trial):
         trial.run("kube logs")
         trial.run("kube delete pod")
         until("three nodes are ready", lambda: trial.ready() == 3)
-        # A transaction that stays open.
-        trial.docker(
-            "exec", "--detach", trial.cluster.container(POSTGRES_POD), "psql", "postgres",
-            "-c", "BEGIN; SELECT pg_current_xact_id(), pg_sleep(1000)",
-        )
+        trial.hold_transaction("postgres", "SELECT pg_current_xact_id()")
         say("      a minute with an open transaction")
         time.sleep(61)
         text = trial.run("kube exec", "pg_sleep|active|idle in transaction")
@@ -250,9 +246,23 @@ def postgres_switchover(trial):
 
 def stuck_handoff(trial):
     with trial.section("Stuck handoff"):
-        trial.run("pn cluster status", "leads")
-        trial.run("pn cluster shards", "moves to")
-        trial.run("kube exec", "application_name")
+        # A node ends, and somebody holds what its fence needs.
+        trial.hold_transaction("perennial", "SELECT FROM perennial.writer_sessions FOR SHARE")
+        blocker = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%FOR SHARE; SELECT pg_sleep%' AND pid <> pg_backend_pid()"
+        pid = until("the transaction is open", lambda: trial.postgres(blocker))
+        stopped = trial.cluster.container("perennial-2")
+        trial.docker("kill", stopped)
+        blocked = f"SELECT count(*) FROM pg_stat_activity WHERE {pid} = ANY (pg_blocking_pids(pid))"
+        until("a fence is blocked", lambda: trial.postgres(blocked) != "0")
+        trial.run("pn cluster status", "last owner can write no more")
+        trial.run("pn cluster shards", "moves to", "fencing")
+        trial.run("kube logs", "not of the fenced session")
+        until("the fence is blocked", lambda: trial.would_print(rf"perennial registry .*\{{{pid}\}}"))
+        trial.run("kube exec", rf"perennial registry .*\{{{pid}\}}")
+        trial.run("kube exec", " t", fill=[("PID", pid)])
+        until("all shards are served", lambda: "fencing" not in trial.shell.run("pn cluster shards")[0])
+        trial.docker("start", stopped)
+        until("three nodes are ready", lambda: trial.ready() == 3)
         trial.run("kube delete pod", "deleted")
         until("three nodes are ready", lambda: trial.ready() == 3)
 
