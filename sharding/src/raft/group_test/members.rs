@@ -1,0 +1,153 @@
+//! Members that come late, die or leave, and who votes then.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_late_learner_gets_the_snapshot() {
+    let mut world = World::of_three().await;
+    // More than the log keeps, so that its beginning is gone.
+    for hundred in 0..6 {
+        let proposed = (1..=100).map(|number| numbered(hundred * 100 + number));
+        let proposed = proposed.map(|command| world.node(1).propose(command));
+        for committed in futures::future::join_all(proposed).await {
+            committed.unwrap();
+        }
+    }
+    eventually("the log is cut", || {
+        let leader = world.disks[&NodeNr(1)].image().purged;
+        leader.is_some()
+    })
+    .await;
+    world.start(4).await;
+    world.join(4).await;
+    let index = world.node(1).propose(numbered(601)).await.unwrap();
+    let state = wait_for_index(world.node(4).state(), index).await;
+    let expected = wait_for_index(world.node(1).state(), index).await;
+    assert_eq!(effects(&state), effects(&expected));
+    assert!(world.disks[&NodeNr(4)].image().snapshot.is_some());
+    world.wait_for_voters(&[1, 2, 3]).await;
+
+    // It starts from the snapshot again.
+    world.kill(4).await;
+    world.start(4).await;
+    assert!(world.node(4).state().borrow().index > 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_voter_is_replaced_when_it_has_been_down_for_long() {
+    let mut world = World::of_three().await;
+    world.start(4).await;
+    world.join(4).await;
+    let leader = world.leader().await;
+    let dead = (1..=3).find(|node| *node != leader).unwrap();
+    let session = world.node(leader).state().borrow().members[&NodeNr(dead)].session;
+    world.kill(dead).await;
+    let down = ClusterCommand::Down {
+        node: NodeNr(dead),
+        session,
+        at: 0,
+    };
+    world.node(leader).propose(down).await.unwrap();
+    tokio::time::sleep(world.settings.voter_replacement_after / 2).await;
+    assert!(world.node(leader).voters().contains(&NodeNr(dead)));
+
+    tokio::time::sleep(world.settings.voter_replacement_after / 2).await;
+    let expected: Vec<u64> = (1..=4).filter(|node| *node != dead).collect();
+    world.wait_for_voters(&expected).await;
+    // Without the dead one there is again one to lose.
+    let other = world.another(leader);
+    world.kill(other).await;
+    let leader = world.leader().await;
+    world.node(leader).propose(numbered(1)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_voter_is_replaced_at_once() {
+    let mut world = World::of_three().await;
+    world.start(4).await;
+    world.join(4).await;
+    let leader = world.leader().await;
+    let gone = (1..=3).find(|node| *node != leader).unwrap();
+    let session = world.node(leader).state().borrow().members[&NodeNr(gone)].session;
+    world.kill(gone).await;
+    for command in [
+        ClusterCommand::Down {
+            node: NodeNr(gone),
+            session,
+            at: 0,
+        },
+        ClusterCommand::Remove {
+            node: NodeNr(gone),
+            at: 0,
+        },
+    ] {
+        world.node(leader).propose(command).await.unwrap();
+    }
+    let expected: Vec<u64> = (1..=4).filter(|node| *node != gone).collect();
+    world.wait_for_voters(&expected).await;
+}
+
+/// Also when what is said takes a while to get to it.
+#[tokio::test(start_paused = true)]
+async fn a_removed_node_hears_that_it_was_removed() {
+    let mut world = World::of_three().await;
+    world.start(4).await;
+    world.join(4).await;
+    let removed = NodeNr(4);
+    let leader = NodeNr(world.leader().await);
+    let delay = Duration::from_millis(40);
+    world.network.faults().delay(leader, removed, delay);
+    let state = world.node(removed.0).state();
+    let session = state.borrow().members[&removed].session;
+    let leave = ClusterCommand::Leave {
+        node: removed,
+        session,
+        remove: true,
+        at: 0,
+    };
+    let remove = ClusterCommand::Remove {
+        node: removed,
+        at: 0,
+    };
+    for command in [leave, remove] {
+        world.node(leader.0).propose(command).await.unwrap();
+    }
+    let heard = || state.borrow().member(removed).is_none();
+    eventually("the removed node hears of it", heard).await;
+}
+
+/// Of more than two nodes three go on voting; of two the other one does, alone.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_to_be_removed_leaves_its_vote_and_leadership_to_others() {
+    for nodes in [2, 4] {
+        let mut world = World::new();
+        world.form(1).await;
+        for node in 2..=nodes {
+            world.start(node).await;
+            world.join(node).await;
+        }
+        let leader = world.leader().await;
+        let session = world.node(leader).state().borrow().members[&NodeNr(leader)].session;
+        let leave = ClusterCommand::Leave {
+            node: NodeNr(leader),
+            session,
+            remove: true,
+            at: 0,
+        };
+        world.node(leader).propose(leave).await.unwrap();
+        let staying: Vec<u64> = (1..=nodes).filter(|node| *node != leader).collect();
+        world.wait_for_voters(&staying).await;
+        assert!(world.node(leader).hand_over_leadership(PATIENCE).await);
+        let successor = world.leader().await;
+        assert_ne!(successor, leader);
+        let remove = ClusterCommand::Remove {
+            node: NodeNr(leader),
+            at: 0,
+        };
+        world.node(successor).propose(remove).await.unwrap();
+        world.kill(leader).await;
+        world.node(successor).propose(numbered(1)).await.unwrap();
+        assert_eq!(world.leader().await, successor);
+        world.wait_for_voters(&staying).await;
+    }
+}
