@@ -26,10 +26,9 @@ use crate::storage::{self, corrupt, from_micros, limit};
 use super::halves::{Answer, read_in_halves};
 use super::{Beginning, BeginningLimits, RecoveryReader, Wanted};
 
-/// Statements under way at once. With fewer the database often waits: answers are
-/// taken apart and given to entities before the next are asked for. More would only
-/// make them smaller. Half of the connections at most, so that long streams and other
-/// reads always find one.
+/// Statements under way at once. Four, with 128 recoveries instead of 50, came out some
+/// 12 % faster than two; more would share the same recoveries among smaller statements.
+/// Half of the connections at most, so that long streams and other reads always find one.
 const STATEMENTS_MAX: usize = 4;
 
 /// One row for each entity, whatever there is of it.

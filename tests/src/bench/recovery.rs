@@ -1,5 +1,8 @@
 //! Cold entities, each touched once after a restart, and the floor: the same rows
-//! read by `= ANY ($1)` alone (`bare_select.rs`).
+//! read by `= ANY ($1)` alone (`bare_select.rs`). Both read through connections that are
+//! open: the node is asked for as many other entities first, which have no past. How
+//! long the first of those takes is the time until shards have homes and there is a
+//! connection; it is printed by itself.
 //!
 //! Two kinds of entities: some with a snapshot and few events after it, some with
 //! many events and no snapshot. Node and floor take turns. With `--long`, one entity
@@ -76,6 +79,13 @@ pub(super) struct Speed {
     pub(super) used: Usage,
 }
 
+/// A turn of the node.
+struct Touched {
+    speed: Speed,
+    /// From ready to the first answer.
+    first: Duration,
+}
+
 impl Speed {
     fn of_all(turns: &[Self]) -> Option<(f64, Cost)> {
         let entities = turns.iter().map(|turn| turn.entities).sum();
@@ -143,9 +153,12 @@ async fn recover_kind(
     let mut floor = BareSelect::open(&place.tables()?, kind, entities, place.postgres()).await?;
     floor.find_best_batch().await?;
     let mut recoveries = Vec::new();
+    let mut firsts = Vec::new();
     let mut reads = Vec::new();
     for _ in 0..TURNS {
-        recoveries.push(touch_all(place, node, kind, options).await?);
+        let touched = touch_all(place, node, kind, options).await?;
+        recoveries.push(touched.speed);
+        firsts.push(touched.first);
         node.kill9();
         reads.push(floor.read_all().await?);
     }
@@ -153,8 +166,10 @@ async fn recover_kind(
     let (rate, cost) = Speed::of_all(&recoveries).context(no_turns)?;
     let calls: u64 = recoveries.iter().map(|turn| turn.calls).sum();
     let touched = u64::from(TURNS) * entities as u64;
+    let first = firsts.iter().sum::<Duration>() / TURNS;
     let (floor_rate, floor_cost) = Speed::of_all(&reads).context(no_turns)?;
     Ok(json!({
+        "first_answer_ms": first.as_millis() as u64,
         "rate": rate.round(),
         "batch": (touched as f64 / calls as f64).round(),
         "cpu_us_per_entity": cost.to_json(),
@@ -168,15 +183,24 @@ async fn recover_kind(
     }))
 }
 
-/// Starts the node and asks every entity for its value.
+/// Starts the node, warms it, and asks every entity for its value.
 async fn touch_all(
     place: &Place,
     node: &mut NodeProcess,
     kind: &Kind,
     options: &RecoveryOptions,
-) -> Result<Speed> {
+) -> Result<Touched> {
     node.restart().await?;
     let client = Client::connect(&node.address()).await?;
+    let warming = Instant::now();
+    let mut first = None;
+    let others = (0..options.outstanding).map(|number| get(&format!("warm-{number}")));
+    let answered = |_, _| {
+        first.get_or_insert_with(|| warming.elapsed());
+    };
+    let warmed = client.pipeline(options.outstanding, others, answered).await;
+    warmed.with_context(|| node.output())?;
+    let calls_before = node.metric_sum(CALLS)?;
     let requests: Vec<SendRequest> = (0..options.entities)
         .map(|number| get(&format!("{}-{number}", kind.name)))
         .collect();
@@ -196,14 +220,16 @@ async fn touch_all(
     touched.with_context(|| node.output())?;
     let elapsed = began.elapsed();
     let used = Usage::now(Some(node.pid()), place.postgres())?.since(&before);
-    let calls = node.metric_sum(CALLS)?;
+    let calls = node.metric_sum(CALLS)? - calls_before;
     ensure!(wrong.is_none(), "expected {expected}, got {wrong:?}");
-    Ok(Speed {
+    let speed = Speed {
         entities: options.entities as u64,
         calls: calls as u64,
         elapsed,
         used,
-    })
+    };
+    let first = first.context("the node was asked for nothing")?;
+    Ok(Touched { speed, first })
 }
 
 fn get(entity_id: &str) -> SendRequest {
