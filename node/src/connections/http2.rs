@@ -10,8 +10,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
 use axum::http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -21,12 +19,13 @@ use perennial_persistence::command_error::{Applied, CommandError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
+use tonic::body::Body;
 
 use super::connection::Connection;
 use super::protection::ConnectionFacts;
 use super::{ConnectionLimits, refused};
 use crate::grpc::deadline::timeout_of;
+use crate::grpc::server::GatedServices;
 use crate::grpc::status::status_of;
 use crate::tls::client_certificate::ClientCertificate;
 
@@ -45,7 +44,7 @@ const AGE_GRACE: Duration = Duration::from_secs(30);
 pub(crate) async fn serve(
     port: &'static str,
     mut connections: mpsc::Receiver<Connection>,
-    service: Router,
+    services: GatedServices,
     limits: ConnectionLimits,
     stopping: CancellationToken,
 ) {
@@ -54,10 +53,11 @@ pub(crate) async fn serve(
     let cut_off = CancellationToken::new();
     let _cut_off_on_drop = cut_off.clone().drop_guard();
     while let Some(connection) = connections.recv().await {
-        let (service, limits, stopping) = (service.clone(), Arc::clone(&limits), stopping.clone());
+        let (services, limits, stopping) =
+            (services.clone(), Arc::clone(&limits), stopping.clone());
         let serving = async move {
             let remote = connection.facts().remote;
-            if let Err(error) = serve_one(connection, service, &limits, stopping).await {
+            if let Err(error) = serve_one(connection, services, &limits, stopping).await {
                 if let Some(reason) = fault(&*error) {
                     refused(port, reason);
                 }
@@ -72,7 +72,7 @@ pub(crate) async fn serve(
 
 async fn serve_one(
     connection: Connection,
-    service: Router,
+    services: GatedServices,
     limits: &ConnectionLimits,
     stopping: CancellationToken,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -87,7 +87,7 @@ async fn serve_one(
         .keep_alive_timeout(limits.keepalive_timeout);
     let (facts, certificate) = (connection.facts(), connection.certificate());
     let service = tower::service_fn(move |request| {
-        answer(service.clone(), request, facts, certificate.clone())
+        answer(services.clone(), request, facts, certificate.clone())
     });
     let serving =
         builder.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service));
@@ -117,7 +117,7 @@ async fn serve_one(
 /// what became of a command; they count from when they have read the request, so they
 /// are given time to say it.
 async fn answer(
-    service: Router,
+    services: GatedServices,
     mut request: Request<Incoming>,
     facts: ConnectionFacts,
     certificate: Option<ClientCertificate>,
@@ -127,12 +127,12 @@ async fn answer(
         request.extensions_mut().insert(certificate);
     }
     let timeout = timeout_of(request.headers());
-    let answering = service.oneshot(request);
+    let answering = services.answer(request);
     let Some(timeout) = timeout else {
-        return answering.await;
+        return Ok(answering.await);
     };
     match tokio::time::timeout(timeout + SERVICES_ANSWER_WITHIN, answering).await {
-        Ok(answer) => answer,
+        Ok(answer) => Ok(answer),
         Err(_) => {
             let applied = Applied::Unknown;
             Ok(status_of(CommandError::DeadlineExceeded { applied }).into_http())

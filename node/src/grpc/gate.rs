@@ -7,11 +7,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
-use tonic::Status;
+use axum::http::Request;
 
 use super::audit::{Audit, action_of};
 use super::client::{Client, refused, remote_of};
@@ -27,8 +23,23 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// Puts the client of a call into its extensions, for the services.
+    ///
+    /// # Errors
+    /// When the call is refused.
+    pub(super) fn admit<B>(&self, request: &mut Request<B>) -> Result<(), ServiceError> {
+        if let Some(client) = self.let_in(request, SystemTime::now())? {
+            request.extensions_mut().insert(client);
+        }
+        Ok(())
+    }
+
     /// The client of a call, `None` where nobody is asked.
-    fn let_in(&self, request: &Request, now: SystemTime) -> Result<Option<Client>, ServiceError> {
+    fn let_in<B>(
+        &self,
+        request: &Request<B>,
+        now: SystemTime,
+    ) -> Result<Option<Client>, ServiceError> {
         let path = request.uri().path();
         let row = needs(path);
         if row == Some(Needs::Nothing) {
@@ -57,20 +68,4 @@ impl Gate {
         }
         Ok(Some(client))
     }
-}
-
-/// Lets a call in, or answers it.
-pub(super) async fn gate(
-    State(gate): State<Arc<Gate>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    match gate.let_in(&request, SystemTime::now()) {
-        Ok(Some(client)) => {
-            request.extensions_mut().insert(client);
-        }
-        Ok(None) => {}
-        Err(error) => return Status::from(error).into_http::<Body>(),
-    }
-    next.run(request).await
 }

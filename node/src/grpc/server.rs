@@ -3,20 +3,23 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::response::Response;
+use axum::Router;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthReporter;
+use tower::{Service, ServiceExt};
 
 use super::cluster_service::ClusterService;
 use super::entity_service::EntityService;
 use super::event_service::EventService;
-use super::gate::{Gate, gate};
+use super::gate::Gate;
 use super::status::explained;
 use crate::connections::connection::Connection;
 use crate::connections::{ConnectionLimits, http2};
@@ -71,28 +74,70 @@ pub(crate) fn serve(
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let routes = Routes::new(entities)
-        .add_service(EventServiceServer::new(services.events))
+    let others = Routes::new(EventServiceServer::new(services.events))
         .add_service(ClusterServiceServer::new(services.cluster))
         .add_service(HealthServer::new(health_service))
         .add_service(reflection)
-        .into_axum_router()
-        .layer(axum::middleware::map_response(explain))
-        .layer(axum::middleware::from_fn_with_state(services.gate, gate));
+        .prepare()
+        .into_axum_router();
+    let services = GatedServices {
+        gate: services.gate,
+        entities,
+        others,
+    };
     Ok(http2::serve(
         "client",
         connections,
-        routes,
+        services,
         limits,
         stopping,
     ))
 }
 
+/// The services behind their gate; cheap to clone.
+///
+/// Commands do not go through a router with layers: each of these would allocate and
+/// clone all that is behind it, for every call, which costs as much as handling the
+/// command.
+#[derive(Clone)]
+pub(crate) struct GatedServices {
+    gate: Arc<Gate>,
+    entities: EntityServiceServer<EntityService>,
+    others: Router,
+}
+
+impl GatedServices {
+    /// Answers a call, if its client is let in.
+    pub(crate) async fn answer(mut self, mut request: Request<Incoming>) -> Response<Body> {
+        if let Err(refused) = self.gate.admit(&mut request) {
+            return Status::from(refused).into_http();
+        }
+        let answered = if is_of(ENTITY, request.uri().path()) {
+            self.entities.call(request).await
+        } else {
+            let answered = self.others.oneshot(request).await;
+            answered.map(|response| response.map(Body::new))
+        };
+        match answered {
+            Ok(response) => explain(response),
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Whether a path leads to a method of the service of this name.
+fn is_of(service: &str, path: &str) -> bool {
+    let method = path
+        .strip_prefix('/')
+        .and_then(|path| path.strip_prefix(service));
+    method.is_some_and(|method| method.starts_with('/'))
+}
+
 /// Gives the refusal of a message beyond the decode limit the details that all
 /// errors of this contract have.
-async fn explain(response: Response) -> Response {
+fn explain(response: Response<Body>) -> Response<Body> {
     match Status::from_header_map(response.headers()) {
-        Some(status) if status.code() == Code::OutOfRange => explained(status).into_http::<Body>(),
+        Some(status) if status.code() == Code::OutOfRange => explained(status).into_http(),
         _ => response,
     }
 }
