@@ -22,14 +22,19 @@ mod state;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
+use tokio::runtime::Runtime;
 
 use crate::config::Settings;
 use crate::metrics::table;
 use crate::node::NodeBuilder;
 use failure::Failure;
+
+/// What is still under way in a thread when a command has come to its end gets so long.
+const LOOSE_ENDS_MAX: Duration = Duration::from_millis(200);
 
 /// A cluster-sharded persistent entity service.
 #[derive(Debug, Parser)]
@@ -113,10 +118,19 @@ pub fn main(builder: NodeBuilder) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return Failure::local(error).report(output),
     };
-    match runtime.block_on(run(builder, arguments)) {
+    match complete(runtime, run(builder, arguments)) {
         Ok(code) => code,
         Err(failure) => failure.report(output),
     }
+}
+
+/// Runs something to its end, and waits for nothing that is still under way then: what
+/// matters has been waited for. A thread that asks for the address of a node that is
+/// gone may hear that there is none only many seconds later.
+fn complete<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(LOOSE_ENDS_MAX);
+    result
 }
 
 async fn run(builder: NodeBuilder, arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -145,4 +159,32 @@ fn write_json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failur
     serde_json::to_writer(&mut *out, value).map_err(std::io::Error::from)?;
     writeln!(out)?;
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_hangs_does_not_keep_the_process() {
+        let (release, held) = sync_channel::<()>(1);
+        let (ended, end) = sync_channel(1);
+        std::thread::spawn(move || {
+            let work = async {
+                let (hangs, starts) = tokio::sync::oneshot::channel();
+                tokio::task::spawn_blocking(move || {
+                    hangs.send(()).unwrap();
+                    held.recv()
+                });
+                starts.await.unwrap();
+                "done"
+            };
+            ended.send(complete(Runtime::new().unwrap(), work)).unwrap();
+        });
+        assert_eq!(end.recv_timeout(Duration::from_secs(60)), Ok("done"));
+        drop(release);
+    }
 }
