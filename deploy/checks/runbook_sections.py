@@ -161,6 +161,7 @@ def back_up_and_restore(trial):
         trial.run("kube get pods", "No resources found")
         trial.run("kube exec")
         trial.run("kube delete pvc", "data-perennial-0")
+        trial.run("kube delete job", "deleted")
         trial.run("kubectl --namespace perennial create", "job/perennial-reform-")
         trial.run("kube wait", "condition met")
         trial.run("kube logs", "generation 2")
