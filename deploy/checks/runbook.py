@@ -285,6 +285,25 @@ class Trial:
         load.check_sums(others)
         return f", {load.answered} commands answered, {load.repeated} sent again, sums are right"
 
+    @contextlib.contextmanager
+    def visited(self, entity_type, entity_id):
+        """An entity that is asked again and again, whatever it answers."""
+        client = self.connect(f"{self.addresses()['perennial-0']}:7400")
+        ending = threading.Event()
+
+        def visit():
+            while not ending.wait(0.1):
+                with contextlib.suppress(grpc.RpcError):
+                    client.reply(entity_type, entity_id, "get")
+
+        visitor = threading.Thread(target=visit)
+        visitor.start()
+        try:
+            yield
+        finally:
+            ending.set()
+            visitor.join()
+
     # -- Around commands
 
     def members(self):

@@ -282,10 +282,13 @@ def poisoned_entity(trial):
         trial.postgres(f"UPDATE perennial.events SET payload = '\\x7b7d' WHERE {where}")
         text, code = trial.shell.run("pn send counter 4711 '\"get\"'")
         assert code == 1 and "RECOVERY_FAILED" in text, text
-        trial.run("kube logs", "4711", fill=[CART])
-        trial.run("pn cluster describe", "state", fill=[CART])
-        trial.run("pn events", fill=[CART])
-        trial.run("pn state", "10", fill=[CART, ("118", "2")])
+        # Clients go on asking, or it would be passive after its first back-off.
+        with trial.visited("counter", "4711"):
+            trial.run("kube logs", "4711", fill=[CART])
+            until("it backs off", lambda: "backing_off" in trial.shell.run("pn cluster describe counter 4711")[0])
+            trial.run("pn cluster describe", "state", fill=[CART])
+            trial.run("pn events", fill=[CART])
+            trial.run("pn state", "10", fill=[CART, ("118", "2")])
         trial.postgres(f"UPDATE perennial.events SET payload = '\\x{payload}' WHERE {where}")
         trial.run("pn cluster passivate", "out of memory", fill=[CART])
         trial.run("pn state", "15", fill=[CART])
