@@ -321,7 +321,8 @@ impl EntityEngine {
         })
     }
 
-    /// Asks an entity to leave memory; returns when it has, or was not there.
+    /// Asks an entity to leave memory; returns when it has, or was not there. One that
+    /// failed is started by its next command, whatever was left of its back-off.
     /// Commands that arrive meanwhile are kept and bring it back.
     pub async fn passivate(&self, shard: ShardNr, persistence_id: &PersistenceId) {
         self.worker(shard).passivate(persistence_id.clone()).await;

@@ -194,6 +194,31 @@ async fn a_damaged_event_fails_the_recovery_of_its_entity_only() {
     assert_eq!(f.list("good").await, ["a"]);
 }
 
+/// Who has mended what an entity failed of does not wait for the end of its back-off.
+#[tokio::test]
+async fn an_entity_that_is_passivated_does_not_back_off() {
+    let long = Duration::from_secs(3600);
+    let backoff = BackoffSettings {
+        min: long,
+        max: long,
+        random_factor: 0.0,
+    };
+    let settings = EngineSettings {
+        backoff,
+        ..EngineSettings::default()
+    };
+    let f = Fixture::with(settings).await;
+    f.ask("n", &add("a")).await.unwrap();
+    error(f.ask("n", &Command::PanicInHandler).await);
+    let refused = error(f.ask("n", &Command::List).await);
+    assert!(
+        matches!(refused, CommandError::BackingOff { .. }),
+        "{refused}"
+    );
+    f.passivate("n").await;
+    assert_eq!(f.list("n").await, ["a"]);
+}
+
 /// I-2, I-3: a process that does not know it was replaced is fenced; its clients
 /// get an error, nothing of it is visible.
 #[tokio::test]

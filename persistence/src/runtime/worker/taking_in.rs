@@ -14,10 +14,13 @@ impl Worker {
                 let _ = reply.send(self.describe(&id));
             }
             WorkerRequest::Passivate(id, left) => {
-                if let Some(&slot) = self.by_id.get(&id)
-                    && self.cells[slot].cell.request_stop(left)
-                {
-                    self.make_ready(slot);
+                if let Some(&slot) = self.by_id.get(&id) {
+                    if self.cells[slot].cell.request_stop(left) {
+                        self.make_ready(slot);
+                    }
+                } else {
+                    // What it failed of is mended, says who asks for this.
+                    self.failures.remove(&id);
                 }
             }
             WorkerRequest::StopShards(shards, limit) => self.close_shards(shards, limit),
