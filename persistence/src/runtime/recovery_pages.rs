@@ -9,7 +9,6 @@
 //! events mean is the cell's business. Next: `cell/recovering.rs`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
@@ -29,7 +28,7 @@ use crate::trace::Trace;
 
 use super::cell::{PageVerdict, RecoveryPage};
 use super::contained::contained;
-use super::recovery_queue::RecoveryQueue;
+use super::recovery_queue::{RecoveryQueue, not_in_time};
 use super::worker::{Address, WorkerHandle};
 
 /// Why a recovery did not come to its end.
@@ -132,7 +131,9 @@ impl PageSource {
             persistence_id: id.clone(),
             snapshot_max,
         };
-        if let Some(beginning) = self.step(self.queue.read(wanted.clone())).await? {
+        let limit = self.settings.recovery_event_timeout;
+        let read = self.queue.read(wanted.clone(), limit).await;
+        if let Some(beginning) = read.map_err(fault)? {
             return Ok(beginning);
         }
         let alone = read_without_events(&*self.journal, &*self.snapshots, &wanted);
@@ -217,23 +218,16 @@ impl PageSource {
         work.await
     }
 
-    /// One step of a recovery, bounded in time. The clock starts here, with the
+    /// One step of a recovery that is read by itself, bounded in time. The clock starts here, with the
     /// permit in hand: waiting for the permit is not counted, waiting to be read is.
     async fn step<T>(
         &self,
         work: impl Future<Output = Result<T, JournalError>>,
     ) -> Result<T, RecoveryFault> {
-        let limit: Duration = self.settings.recovery_event_timeout;
-        match timeout(limit, contained(work)).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error @ JournalError::Corrupt { .. })) => {
-                Err(RecoveryFault::Damaged(error.to_string()))
-            }
-            Ok(Err(error)) => Err(RecoveryFault::Unavailable(error.to_string())),
-            Err(_) => Err(RecoveryFault::Unavailable(format!(
-                "nothing was read for {limit:?}, which is persistence.recovery_event_timeout"
-            ))),
-        }
+        let limit = self.settings.recovery_event_timeout;
+        let done = timeout(limit, contained(work)).await;
+        done.unwrap_or_else(|_| Err(not_in_time(limit)))
+            .map_err(fault)
     }
 }
 
@@ -244,6 +238,13 @@ impl Recovery {
         let (verdict, answer) = oneshot::channel();
         self.worker.recovery_page(self.to, page, verdict);
         answer.await.unwrap_or(PageVerdict::Over)
+    }
+}
+
+fn fault(error: JournalError) -> RecoveryFault {
+    match error {
+        JournalError::Corrupt { .. } => RecoveryFault::Damaged(error.to_string()),
+        error => RecoveryFault::Unavailable(error.to_string()),
     }
 }
 

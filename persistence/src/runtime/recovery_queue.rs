@@ -12,7 +12,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::timeout;
 
 use crate::journal::JournalError;
@@ -47,6 +48,8 @@ struct Shared {
 
 struct Waiting {
     wanted: Wanted,
+    /// Told when the call begins.
+    begun: oneshot::Sender<()>,
     answer: oneshot::Sender<ReadBeginning>,
 }
 
@@ -64,13 +67,33 @@ impl RecoveryQueue {
         }
     }
 
-    /// Waits for its turn and for what is read. Safe to cancel: nothing is read for
-    /// who has left before his turn.
-    pub(crate) async fn read(&self, wanted: Wanted) -> ReadBeginning {
+    /// Waits for its turn, for `limit` at most, and then for what is read, until the
+    /// call is over: who gave up before would have others read in his place, beyond
+    /// what may be read at once (I-11). Safe to cancel: nothing is read for who has
+    /// left before his turn.
+    pub(crate) async fn read(&self, wanted: Wanted, limit: Duration) -> ReadBeginning {
         let (answer, read) = oneshot::channel();
-        self.lock().push_back(Waiting { wanted, answer });
+        let (begun, mut has_begun) = oneshot::channel();
+        self.lock().push_back(Waiting {
+            wanted,
+            begun,
+            answer,
+        });
         self.0.arrived.notify_one();
+        if timeout(limit, &mut has_begun).await.is_err() && self.withdraw(&mut has_begun) {
+            return Err(not_in_time(limit));
+        }
         read.await.unwrap_or_else(|_| Err(unanswered()))
+    }
+
+    /// Whether somebody has left before his turn.
+    fn withdraw(&self, has_begun: &mut oneshot::Receiver<()>) -> bool {
+        let mut waiting = self.lock();
+        // Turns are given under the lock.
+        let in_time = has_begun.try_recv() == Err(TryRecvError::Empty);
+        has_begun.close();
+        waiting.retain(|waiting| !waiting.begun.is_closed());
+        in_time
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
@@ -91,7 +114,7 @@ impl RecoveryQueue {
         while wanted.len() < ENTITIES_MAX
             && let Some(next) = waiting.pop_front()
         {
-            if !next.answer.is_closed() {
+            if !next.answer.is_closed() && next.begun.send(()).is_ok() {
                 wanted.push(next.wanted);
                 answers.push(next.answer);
             }
@@ -141,20 +164,28 @@ async fn read(
             read.len()
         ),
         Ok(Err(error)) => error.to_string(),
-        Err(_) => {
-            format!("nothing was read for {limit:?}, which is persistence.recovery_event_timeout")
-        }
+        Err(_) => late(limit),
     };
-    let failed = || JournalError::Unavailable {
-        message: failure.clone(),
-        source: None,
-    };
+    let failed = || unavailable(failure.clone());
     wanted.iter().map(|_| Err(failed())).collect()
 }
 
+/// Nothing was heard for too long.
+pub(super) fn not_in_time(limit: Duration) -> JournalError {
+    unavailable(late(limit))
+}
+
+fn late(limit: Duration) -> String {
+    format!("nothing was read for {limit:?}, which is persistence.recovery_event_timeout")
+}
+
 fn unanswered() -> JournalError {
+    unavailable("the engine is stopping".to_owned())
+}
+
+fn unavailable(message: String) -> JournalError {
     JournalError::Unavailable {
-        message: "the engine is stopping".to_owned(),
+        message,
         source: None,
     }
 }

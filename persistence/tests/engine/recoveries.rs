@@ -46,6 +46,10 @@ impl Counted {
 
 #[async_trait]
 impl RecoveryReader for Counted {
+    fn concurrency(&self) -> usize {
+        2
+    }
+
     async fn read_beginnings(
         &self,
         wanted: &[Wanted],
@@ -275,4 +279,37 @@ async fn i11_a_call_that_hangs_costs_only_its_own() {
     let failed = error(answered(hangs).await);
     assert!(matches!(failed, CommandError::JournalUnavailable { .. }));
     answered(behind).await.unwrap();
+}
+
+/// I-11: a recovery that waited and is read at last is not given up half-way, when
+/// another one could begin beside what is read of it.
+#[tokio::test(start_paused = true)]
+async fn i11_a_recovery_keeps_its_permit_until_its_call_is_over() {
+    let settings = EngineSettings {
+        recovery_event_timeout: Duration::from_secs(1),
+        max_concurrent_recoveries: 3,
+        ..EngineSettings::default()
+    };
+    let (f, counted) = fixture(Duration::from_millis(900), settings).await;
+    let mut reads = Vec::new();
+    // Two are read at once: the third waits for 400 ms, and is still read when the
+    // last three come, more than a second after it asked.
+    for (id, pause) in [
+        ("a", 400),
+        ("b", 100),
+        ("c", 1_050),
+        ("d", 0),
+        ("e", 0),
+        ("f", 0),
+    ] {
+        reads.push(f.tell(id, &Command::List));
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    let mut recovered = 0;
+    for read in reads {
+        recovered += usize::from(answered(read).await.is_ok());
+    }
+    let under_way_max = counted.under_way_max.load(Ordering::SeqCst);
+    assert!(under_way_max <= 3, "{under_way_max} at once");
+    assert_eq!(recovered, 6);
 }
