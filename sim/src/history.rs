@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::network::Host;
 use crate::tally::Sum;
 
 /// What a client wanted.
@@ -61,6 +62,7 @@ pub(crate) struct Completed {
 pub(crate) struct Burst {
     pub(crate) number: u64,
     pub(crate) place: usize,
+    pub(crate) through: Host,
 }
 
 /// Counts everything that happens; clones are the same.

@@ -6,13 +6,14 @@
 
 pub(crate) mod agreement;
 mod bounded_recoveries;
+pub(crate) mod burst_order;
 mod fenced_writers;
 pub(crate) mod histories;
 mod one_home;
 mod one_stream;
 pub(crate) mod transfers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perennial_persistence::journal::{Append, Appended};
@@ -111,8 +112,8 @@ struct Seen {
     bounded: BoundedRecoveries,
     views: BTreeMap<Host, View>,
     number_of_shards: u32,
-    /// Sessions of nodes that were declared dead.
-    condemned: BTreeSet<SessionUuid>,
+    /// Where owners lived.
+    hosts: BTreeMap<SessionUuid, Host>,
 }
 
 /// What a node knows of its shards.
@@ -145,7 +146,7 @@ impl Recoveries {
             bounded: BoundedRecoveries::new(limit),
             views: BTreeMap::new(),
             number_of_shards,
-            condemned: BTreeSet::new(),
+            hosts: BTreeMap::new(),
         })))
     }
 
@@ -171,9 +172,9 @@ impl Recoveries {
         seen.look_again(host, now);
     }
 
-    /// Sessions of nodes that were declared dead so far.
-    pub(crate) fn condemned(&self) -> BTreeSet<SessionUuid> {
-        self.lock().condemned.clone()
+    /// Where the sessions lived that owned something.
+    pub(crate) fn hosts(&self) -> BTreeMap<SessionUuid, Host> {
+        self.lock().hosts.clone()
     }
 
     /// A node begins to read entities' pasts.
@@ -229,7 +230,6 @@ impl Seen {
         if before.as_ref().is_some_and(|b| Arc::ptr_eq(b, &state)) {
             return;
         }
-        self.condemned.extend(state.condemned.keys());
         let verdict = &self.verdict;
         self.one_home
             .look(host, before.as_deref(), &state, now, verdict);
@@ -251,6 +251,7 @@ impl Seen {
                     owned.since = since;
                 }
             }
+            self.hosts.insert(owned.session, host);
             view.owned.insert(shard, owned);
         }
     }

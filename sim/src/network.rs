@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use perennial_sharding::peer::SharedPeerHandler;
 
 use self::connection::Connection;
+pub(crate) use self::connection::EndedStream;
 use crate::gateway::Gateway;
 use crate::trace::Trace;
 
@@ -70,6 +71,8 @@ struct Inner {
     links: BTreeMap<(Host, Host), Link>,
     connections: BTreeMap<u64, Connection>,
     connected: u64,
+    /// All of the run: they are few.
+    ended: Vec<EndedStream>,
     trace: Trace,
 }
 
@@ -102,6 +105,7 @@ impl Network {
             links: BTreeMap::new(),
             connections: BTreeMap::new(),
             connected: 0,
+            ended: Vec::new(),
             trace,
         })))
     }
@@ -109,6 +113,11 @@ impl Network {
     /// Milliseconds since the beginning.
     pub(crate) fn now(&self) -> u64 {
         self.lock().now
+    }
+
+    /// Streams that their openers have seen end.
+    pub(crate) fn ended_streams(&self) -> Vec<EndedStream> {
+        self.lock().ended.clone()
     }
 
     /// Lets time go on and everything arrive that is due.

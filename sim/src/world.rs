@@ -18,6 +18,7 @@ use crate::database::Database;
 use crate::gateway::Unanswered;
 use crate::history::{History, Op, Order, Outcome};
 use crate::invariants::agreement::Leaders;
+use crate::invariants::burst_order::{self, Streams};
 use crate::invariants::transfers::Transfers;
 use crate::invariants::{Journaled, Recoveries, histories};
 use crate::network::Network;
@@ -317,12 +318,16 @@ impl World {
     fn compare(&self) {
         let ops = self.history.ops();
         let streams = self.journaled.streams();
-        let condemned = self.recoveries.condemned();
+        let between_nodes = Streams {
+            ended: self.network.ended_streams(),
+            hosts: self.recoveries.hosts(),
+        };
         for entity in 0..self.settings.entities + self.settings.lone_entities {
             let name = entity_name(entity);
             let of_entity: Vec<&Op> = ops.iter().filter(|op| op.entity == entity).collect();
             let stream = streams.get(&name).cloned().unwrap_or_default();
-            histories::check(&name, &of_entity, &stream, &condemned, &self.verdict);
+            histories::check(&name, &of_entity, &stream, &self.verdict);
+            burst_order::check(&name, &of_entity, &stream, &between_nodes, &self.verdict);
         }
     }
 

@@ -53,6 +53,9 @@ fn what_was_broken_once_is_not_again() {
         // Two of three voters took their own disks for restored ones and were never
         // seen again: starts that they had given up had reached the database late.
         21_225,
+        // A pause let recoveries run out of time while they were read, and others begin
+        // beside them.
+        100_895,
     ];
     for seed in seeds {
         let run = Run {

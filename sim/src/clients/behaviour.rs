@@ -165,19 +165,25 @@ impl Client {
     /// Several commands, to one entity through one node, without waiting for answers.
     async fn hurry(&mut self, entity: usize) {
         let number = self.chance.random();
-        let wishes: Vec<(u64, Wish)> = (0..self.chance.random_range(BURST.0..=BURST.1))
-            .map(|place| {
-                let wish = Wish::Add {
-                    amount: self.chance.random_range(0..=3),
-                    has_id: true,
-                };
-                let burst = Some(Burst { number, place });
-                (self.invoke(entity, wish, burst), wish)
-            })
+        let amounts: Vec<i64> = (0..self.chance.random_range(BURST.0..=BURST.1))
+            .map(|_| self.chance.random_range(0..=3))
             .collect();
         let crowded = self.shared.hints.crowded().map(Host::Node);
         let crowded = crowded.filter(|_| self.chance.random_ratio(3, 4));
         let machine = crowded.unwrap_or_else(|| self.machine(Way::ToWrite));
+        let send = |(place, amount)| {
+            let wish = Wish::Add {
+                amount,
+                has_id: true,
+            };
+            let burst = Some(Burst {
+                number,
+                place,
+                through: machine,
+            });
+            (self.invoke(entity, wish, burst), wish)
+        };
+        let wishes: Vec<(u64, Wish)> = amounts.into_iter().enumerate().map(send).collect();
         let requests = wishes.iter().map(|(op, wish)| request_of(*op, *wish));
         let gap = match self.chance.random_ratio(1, 3) {
             true => 0,

@@ -6,9 +6,7 @@
 //! before it was invoked, and says what was true at its place; and no place may lie
 //! ahead of what was committed when the answer was given.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use perennial_persistence::writer::SessionUuid;
+use std::collections::BTreeMap;
 
 use crate::history::{Op, Outcome, Wish};
 use crate::invariants::{Committed, Stream};
@@ -16,13 +14,7 @@ use crate::tally::Sum;
 use crate::verdict::Verdict;
 
 /// Compares what clients were told with what an entity has stored.
-pub(crate) fn check(
-    entity: &str,
-    ops: &[&Op],
-    stream: &Stream,
-    condemned: &BTreeSet<SessionUuid>,
-    verdict: &Verdict,
-) {
+pub(crate) fn check(entity: &str, ops: &[&Op], stream: &Stream, verdict: &Verdict) {
     let past = Past::of(stream);
     let mut floors = Floors::default();
     // By place in the order of everything.
@@ -49,7 +41,6 @@ pub(crate) fn check(
             }
         }
     }
-    check_bursts(entity, ops, &past, condemned, verdict);
 }
 
 enum Moment<'a> {
@@ -177,55 +168,8 @@ impl<'a> Past<'a> {
         Some(self.committed(number)?.event.op)
     }
 
-    /// The session that has stored it.
-    fn author(&self, number: u64) -> Option<SessionUuid> {
-        Some(self.committed(number)?.session)
-    }
-
     fn committed(&self, number: u64) -> Option<&Committed> {
         let index = usize::try_from(number.checked_sub(1)?).ok()?;
         self.stream.events.get(index)
-    }
-}
-
-/// What one client sends through one node to one entity is handled in that order.
-///
-/// With one exception. A first owner may have refused a command, because its entity
-/// broke down, and stored a later one of the same burst when it was back. If that owner
-/// is then declared dead before it was heard, both are sent again: the first is handled
-/// now, behind the second. Nothing else excuses a later command with a lower number.
-fn check_bursts(
-    entity: &str,
-    ops: &[&Op],
-    past: &Past<'_>,
-    condemned: &BTreeSet<SessionUuid>,
-    verdict: &Verdict,
-) {
-    let mut places: BTreeMap<u64, BTreeMap<usize, (u64, u64)>> = BTreeMap::new();
-    for op in ops {
-        if let (Some(burst), Some(completed)) = (op.burst, &op.completed)
-            && let Outcome::Done { sequence_nr, .. } = completed.outcome
-        {
-            let burst_places = places.entry(burst.number).or_default();
-            burst_places.insert(burst.place, (sequence_nr, completed.at));
-        }
-    }
-    let is_excused = |first: u64, second: u64| {
-        let (Some(of_first), Some(of_second)) = (past.author(first), past.author(second)) else {
-            return false;
-        };
-        second < first && of_first != of_second && condemned.contains(&of_second)
-    };
-    for (burst, places) in places {
-        let numbers: Vec<(u64, u64)> = places.into_values().collect();
-        let is_wrong =
-            |pair: &&[(u64, u64)]| pair[0].0 >= pair[1].0 && !is_excused(pair[0].0, pair[1].0);
-        if let Some(pair) = numbers.windows(2).find(is_wrong) {
-            let what = format!(
-                "{entity}: burst {burst} was handled out of order: {} before {}",
-                pair[1].0, pair[0].0
-            );
-            verdict.violated("I-9", pair[1].1, what);
-        }
     }
 }

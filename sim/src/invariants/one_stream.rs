@@ -20,6 +20,14 @@ pub(crate) struct Stream {
     pub(crate) events: Vec<Committed>,
 }
 
+impl Stream {
+    /// The session that has stored an event.
+    pub(crate) fn author(&self, number: u64) -> Option<SessionUuid> {
+        let index = usize::try_from(number.checked_sub(1)?).ok()?;
+        Some(self.events.get(index)?.session)
+    }
+}
+
 /// An event, and its place in the order of everything.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Committed {

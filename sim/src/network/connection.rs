@@ -34,6 +34,15 @@ impl End {
     }
 }
 
+/// A connection that has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EndedStream {
+    pub(crate) opener: Host,
+    pub(crate) accepter: Host,
+    /// When its opener learned of it.
+    pub(crate) at: u64,
+}
+
 pub(super) struct Connection {
     hosts: [Host; 2],
     /// Keeps an end's channel open until it learns that the other end has gone.
@@ -43,6 +52,21 @@ pub(super) struct Connection {
     ways: [Way; 2],
     /// The ends that have gone.
     gone: [bool; 2],
+}
+
+impl Connection {
+    /// For one end it is over: what its opener learns, once.
+    fn lose(&mut self, end: End, now: u64) -> Option<EndedStream> {
+        self.lost[end.index()].cancel();
+        let had_gone = std::mem::replace(&mut self.gone[end.index()], true);
+        let [opener, accepter] = self.hosts;
+        let learns = end == End::Opener && !had_gone;
+        learns.then_some(EndedStream {
+            opener,
+            accepter,
+            at: now,
+        })
+    }
 }
 
 /// One direction.
@@ -131,14 +155,15 @@ impl Network {
     /// An end has gone; the other learns of it, in order.
     pub(super) fn hang_up(&self, id: u64, end: End) {
         {
-            let mut inner = self.lock();
+            let mut guard = self.lock();
+            let inner = &mut *guard;
             let Some(connection) = inner.connections.get_mut(&id) else {
                 return;
             };
-            if std::mem::replace(&mut connection.gone[end.index()], true) {
+            if connection.gone[end.index()] {
                 return;
             }
-            connection.lost[end.index()].cancel();
+            inner.ended.extend(connection.lose(end, inner.now));
         }
         let network = self.clone();
         let arrival = Box::new(move || network.end_of(id, end.other()));
@@ -147,18 +172,18 @@ impl Network {
 
     /// An end learns that there is no connection any more.
     fn end_of(&self, id: u64, end: End) {
-        let mut inner = self.lock();
+        let mut guard = self.lock();
+        let inner = &mut *guard;
         let Some(connection) = inner.connections.get_mut(&id) else {
             return;
         };
-        connection.lost[end.index()].cancel();
+        inner.ended.extend(connection.lose(end, inner.now));
         let mut open = vec![connection.open[end.index()].take()];
-        connection.gone[end.index()] = true;
         if connection.gone == [true; 2] {
             open.extend(std::mem::take(&mut connection.open));
             inner.connections.remove(&id);
         }
-        drop(inner);
+        drop(guard);
         drop(open);
     }
 
