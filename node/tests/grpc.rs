@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hyper_util::client::legacy;
+use hyper_util::rt::TokioExecutor;
 use perennial::config::Source;
 use perennial::node::NodeBuilder;
 use perennial::proto::v1::entity_service_client::EntityServiceClient;
@@ -283,10 +285,17 @@ async fn i8_a_deadline_says_whether_the_command_was_begun() {
     let slow_begun = watch::Sender::new(0);
     let mut begun = slow_begun.subscribe();
     let world = world_of(builder_with(&[("persistence.workers", "1")], slow_begun)).await;
+    // A channel of tonic's would itself give up after that time: on a busy machine
+    // before it is told.
+    let patient = legacy::Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http();
+    let origin = format!("http://{}", world.node.grpc_address());
+    let patient = EntityServiceClient::with_origin(patient, origin.parse().unwrap());
     let late = |payload: &str| {
         let mut request = Request::new(send("slow", "a", payload));
         request.set_timeout(Duration::from_millis(300));
-        let mut entities = world.entities.clone();
+        let mut entities = patient.clone();
         async move { entities.send(request).await.unwrap_err() }
     };
     // The first keeps the worker, so the second is not begun in time.
