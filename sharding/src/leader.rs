@@ -229,9 +229,7 @@ impl<C: ControlPlane> Leader<C> {
         loop {
             let state = Arc::clone(&states.borrow_and_update());
             let proposals = self.tick(&state, &mut duties);
-            // With eyes of its own: what it sees applied is still new to this loop, so
-            // that what follows from a decision is decided at once.
-            self.propose(proposals, states.clone()).await;
+            self.propose(proposals, &mut states).await;
             sleep(TICK_MIN).await;
             // Woken by whatever changes, also by this node's own commands.
             if let Ok(Err(_)) = timeout(TICK_MAX - TICK_MIN, states.changed()).await {
@@ -281,7 +279,7 @@ impl<C: ControlPlane> Leader<C> {
     async fn propose(
         &self,
         commands: Vec<ClusterCommand>,
-        mut states: watch::Receiver<Arc<ClusterState>>,
+        states: &mut watch::Receiver<Arc<ClusterState>>,
     ) {
         let proposals = commands
             .into_iter()

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::TICK_MAX;
 use super::test_cluster::{SHARDS, TestCluster, TestNode};
 use crate::cluster_state::{ClusterCommand, MemberStatus};
 use crate::control_plane::ControlPlane;
@@ -73,26 +72,6 @@ async fn members_are_up_and_hold_leases() {
         let expected: Vec<_> = nodes.iter().map(|node| (node.nr, node.nr.0 * 10)).collect();
         assert_eq!(live, expected, "as the leader knows it");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_follows_from_a_decision_does_not_wait_for_a_tick() {
-    let cluster = TestCluster::new().await;
-    let former = cluster.start(1).await.remove(0);
-    let nr = former.nr;
-    cluster.kill(former);
-    let node = cluster.start_node(nr).await;
-    let up = cluster.until("it is up again", |state| state.members_up().count() == 1);
-    up.await;
-    let took = cluster
-        .until("its shards have it as their home", |state| {
-            state.shards().all(|(shard, _)| {
-                let owner = state.owner_of(shard);
-                owner.is_some_and(|owner| owner.session == node.session)
-            })
-        })
-        .await;
-    assert!(took < TICK_MAX / 2, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,9 +172,7 @@ async fn a_new_leader_extends_leases_at_once() {
         sleep(Duration::from_millis(317)).await;
         cluster.elect(nodes[term % 3].nr);
         sleep(Duration::from_millis(80)).await;
-        // The heartbeat that is sent at the election itself is enough: its lease of 1.5 s
-        // holds until just before its end.
-        let soon = Instant::now() + Duration::from_millis(1419);
+        let soon = Instant::now() + Duration::from_millis(1420);
         for node in &nodes {
             assert!(node.lease.holds_at(soon.into_std()), "in term {term}");
         }
