@@ -2,6 +2,9 @@
 //! what this node might still write to them, and the cluster is told that they are
 //! free.
 //!
+//! A shard that comes back to this node before that was done is fenced then: until it
+//! is, nothing recovers under the new epoch.
+//!
 //! Every step can be done twice, so a new leader may ask for it again. A shard that
 //! is taken away, rather than handed off, only stops. Next: the engine's
 //! `stop_shards`, and `coordinator.rs`, which waits for the result.
@@ -23,7 +26,7 @@ use crate::fencing::try_fence;
 use crate::wall_clock::unix_millis;
 
 use super::inner::{Inner, Leaving, now};
-use super::slot::Host;
+use super::slot::{Host, Slot};
 
 /// The pause before a step is tried again; doubles up to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -41,6 +44,7 @@ pub(super) struct Departure {
     began: Instant,
 }
 
+/// A time as owner that ends.
 #[derive(Clone, Copy)]
 struct Handoff {
     epoch: Epoch,
@@ -105,6 +109,40 @@ impl<C: ControlPlane> Departures<C> {
         handed_off
     }
 
+    /// Fences this node's own earlier times as owner of shards that have come back to
+    /// it, while they are its own. Returns which.
+    pub(super) async fn fence_returned(
+        self,
+        returned: Vec<(ShardNr, SessionUuid, Epoch)>,
+    ) -> Vec<(ShardNr, Epoch)> {
+        let this = &self;
+        stream::iter(returned.clone())
+            .map(|(shard, session, epoch)| async move {
+                let mut pause = PAUSE_FIRST;
+                while this.waits_for_fence(shard, session) {
+                    if try_fence(&*this.registry, session, Some((shard, epoch))).await {
+                        this.inner.change(shard, |slot| slot.fenced(session, epoch));
+                        return;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_LAST);
+                }
+            })
+            .buffer_unordered(self.inner.settings.handoffs_at_once.max(1))
+            .for_each(|()| async {})
+            .await;
+        returned
+            .iter()
+            .map(|&(shard, _, epoch)| (shard, epoch))
+            .collect()
+    }
+
+    fn waits_for_fence(&self, shard: ShardNr, session: SessionUuid) -> bool {
+        let slot = self.inner.lock(shard);
+        slot.owned_here
+            .is_some_and(|epoch| slot.has_to_fence(session, epoch))
+    }
+
     async fn finish(&self, departure: Departure, stop: Option<ShardStop>) {
         let Departure {
             shard,
@@ -157,6 +195,8 @@ impl<C: ControlPlane> Departures<C> {
         while self.is_under_way(shard, handoff) {
             let of_shard = Some((shard, handoff.epoch));
             if try_fence(&*self.registry, handoff.session, of_shard).await {
+                let fenced = |slot: &mut Slot| slot.fenced(handoff.session, handoff.epoch);
+                self.inner.change(shard, fenced);
                 return;
             }
             tokio::time::sleep(pause).await;

@@ -186,10 +186,14 @@ impl Inner {
     /// the keeper.
     pub(super) fn redirect(&self, slot: &mut Slot, direction: Direction) {
         let host = slot.host.clone();
+        let before = slot.route.direction();
         if slot.route.direct(direction)
             && let Some(host) = host
         {
             let shard = slot.shard;
+            if let Direction::Here(epoch) = before {
+                slot.unfenced = Some((host.session, epoch));
+            }
             lock(&self.leaving).push(Leaving { shard, host });
         }
         if !matches!(direction, Direction::Here(_)) {

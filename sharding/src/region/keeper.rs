@@ -161,7 +161,7 @@ impl<C: ControlPlane> Keeper<C> {
         self.end_links(state);
         let host = inner.host();
         let session = host.as_ref().map(|host| host.session);
-        let mut departures = Vec::new();
+        let (mut departures, mut returned) = (Vec::new(), Vec::new());
         for (number, shard) in state.shards.iter().enumerate() {
             let shard_nr = ShardNr(number as u32);
             let is_as_before = self.applied.as_ref().is_some_and(|before| {
@@ -173,6 +173,12 @@ impl<C: ControlPlane> Keeper<C> {
             }
             let direction = direction_of(shard, state, inner.node, session);
             self.apply_to_slot(shard_nr, shard, direction, host.as_ref(), state);
+            if let Direction::Here(epoch) = direction
+                && let Some((session, under)) = self.to_fence(shard_nr, session, epoch)
+                && self.handing_off.insert((shard_nr, under))
+            {
+                returned.push((shard_nr, session, under));
+            }
             if let Home::HandingOff { from, session, .. } = shard.home
                 && from == inner.node
                 && host.as_ref().is_some_and(|host| host.session == session)
@@ -185,6 +191,10 @@ impl<C: ControlPlane> Keeper<C> {
         self.retire_links(state);
         self.applied = Some(Arc::clone(state));
         self.depart(departures);
+        if !returned.is_empty() {
+            let task = self.departing();
+            self.departures.spawn(task.fence_returned(returned));
+        }
         for session in fencing::waited_for(state, inner.node) {
             if self.fencing.insert(session) {
                 let (control, registry) = (Arc::clone(&self.control), Arc::clone(&self.registry));
@@ -214,7 +224,11 @@ impl<C: ControlPlane> Keeper<C> {
         let is_suspended = self.suspended && matches!(direction, Direction::Here(_));
         inner.change(shard_nr, |slot| {
             let direction = match direction {
-                Direction::Here(epoch) if is_suspended || slot.refused == Some(epoch) => {
+                Direction::Here(epoch)
+                    if is_suspended
+                        || slot.refused == Some(epoch)
+                        || host.is_some_and(|host| slot.has_to_fence(host.session, epoch)) =>
+                {
                     Direction::Nowhere
                 }
                 direction => direction,
@@ -300,12 +314,28 @@ impl<C: ControlPlane> Keeper<C> {
         if departures.is_empty() {
             return;
         }
-        let task = Departures {
+        let task = self.departing();
+        self.departures.spawn(task.run(departures));
+    }
+
+    fn departing(&self) -> Departures<C> {
+        Departures {
             inner: Arc::clone(&self.inner),
             control: Arc::clone(&self.control),
             registry: Arc::clone(&self.registry),
-        };
-        self.departures.spawn(task.run(departures));
+        }
+    }
+
+    /// What this node has to fence of its own before a shard may begin under an epoch.
+    fn to_fence(
+        &self,
+        shard: ShardNr,
+        session: Option<SessionUuid>,
+        epoch: Epoch,
+    ) -> Option<(SessionUuid, Epoch)> {
+        let slot = self.inner.lock(shard);
+        let has_to = slot.has_to_fence(session?, epoch);
+        slot.unfenced.filter(|_| has_to)
     }
 
     /// Looks after what waits. Returns whether the slots have to be looked at anew.

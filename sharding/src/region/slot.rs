@@ -50,6 +50,9 @@ pub(super) struct Slot {
     pub(super) owned_here: Option<Epoch>,
     /// The epoch under which the journal has refused this node's writes.
     pub(super) refused: Option<Epoch>,
+    /// What this node has written to it under an epoch, in a session, may still be on
+    /// its way to the journal.
+    pub(super) unfenced: Option<(SessionUuid, Epoch)>,
     /// This node owns it and does not serve, because its lease has run out.
     pub(super) suspended: bool,
     /// Since when commands go nowhere.
@@ -67,9 +70,28 @@ impl Slot {
             link: None,
             owned_here: None,
             refused: None,
+            unfenced: None,
             suspended: false,
             homeless_since: None,
             outlived_since: None,
+        }
+    }
+
+    /// Whether an earlier time of a session as owner has to be fenced before it may
+    /// begin another one: what it wrote then could land later (I-2). A handoff does so
+    /// unless the shard comes back before.
+    pub(super) fn has_to_fence(&self, session: SessionUuid, epoch: Epoch) -> bool {
+        self.unfenced
+            .is_some_and(|(by, under)| by == session && under < epoch)
+    }
+
+    /// The journal refuses what a session might still write to it up to an epoch.
+    pub(super) fn fenced(&mut self, session: SessionUuid, epoch: Epoch) {
+        if self
+            .unfenced
+            .is_some_and(|(by, under)| by == session && under <= epoch)
+        {
+            self.unfenced = None;
         }
     }
 

@@ -336,3 +336,42 @@ async fn a_node_that_stops_does_not_wait_for_ever() {
     let parted = timeout(SOON, world.nodes[0].region.part()).await;
     assert!(!parted.unwrap(), "a sender never learns of it");
 }
+
+/// I-2: who gets a shard back that it was about to hand off begins anew only when
+/// nothing that it wrote before can land any more.
+#[tokio::test(start_paused = true)]
+async fn i2_a_shard_that_comes_back_is_fenced_before_it_begins() {
+    let settings = RegionSettings {
+        handoff_timeout: Duration::from_secs(2),
+        homeless_max: Duration::from_secs(120),
+        ..RegionSettings::default()
+    };
+    let world = World::with(2, settings, false).await;
+    world.assign([1], 0);
+    let before = world.epoch(1);
+    let (id, neighbour) = (entity_in(1, 0), entity_in(1, 1));
+    texts(world.nodes[0].ask(&id, &add("a")).await);
+    texts(world.nodes[0].ask(&neighbour, &add("x")).await);
+    // An append that takes far too long.
+    let delay = Fault::Delay(Duration::from_secs(30));
+    world.memory.faults().at(Operation::Write, 1, delay);
+    let command = add("b");
+    let asked = world.nodes[0].ask(&id, &command);
+    tokio::pin!(asked);
+    let early = timeout(Duration::from_millis(50), &mut asked).await;
+    assert!(early.is_err());
+    world.begin_handoff([1], 1);
+    world.kill(1);
+    world.down(1);
+    world.owned([1], 0).await;
+    assert!(world.epoch(1) > before);
+    let command = add("y");
+    let begins = world.nodes[0].ask(&neighbour, &command);
+    assert_eq!(texts(timeout(SOON, begins).await.unwrap()), ["x", "y"]);
+    let journal = world.memory.storage().journal;
+    let earlier = [(ShardNr(1), before)];
+    let may_write = journal.may_write(world.nodes[0].session, &earlier).await;
+    assert_eq!(may_write.unwrap(), [false], "an earlier append could land");
+    timeout(SOON, asked).await.unwrap().unwrap();
+    assert_eq!(world.stored(&id).await, ["a", "b"]);
+}
