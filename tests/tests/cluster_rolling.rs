@@ -120,3 +120,29 @@ async fn a_node_stops_in_time_even_if_its_peers_hang() {
     cluster.resume(1).unwrap();
     cluster.resume(2).unwrap();
 }
+
+/// Who asks twice does not want to wait.
+#[tokio::test]
+async fn a_second_sigterm_ends_a_node_that_waits_for_its_peers() {
+    let database = TestDatabase::new().await;
+    let cluster = LocalCluster::of_processes(3)
+        .postgres(&database)
+        .await
+        .unwrap();
+    // Longer than anybody waits for the process to end.
+    let cluster = cluster.setting("node.drain_timeout", "600s");
+    let mut cluster = cluster.start().await.unwrap();
+    cluster.pause(1).unwrap();
+    cluster.pause(2).unwrap();
+    let node = cluster.process_mut(0).unwrap();
+    node.signal("TERM").unwrap();
+    let said = eventually("the node stops", Duration::from_secs(60), async || {
+        node.output().contains("stopping").then_some(())
+    });
+    said.await.unwrap();
+    assert_eq!(node.has_ended(), None, "it waits for those that hang");
+    node.signal("TERM").unwrap();
+    assert_eq!(node.ended().await.unwrap().code(), Some(1));
+    cluster.resume(1).unwrap();
+    cluster.resume(2).unwrap();
+}
