@@ -13,6 +13,7 @@ mod counts;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub mod protection;
+mod turning_away;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Takes connections from a port, as far as there is room, and shakes hands with
 //! each on its own: one that is slow keeps nobody else waiting.
 //!
-//! Whoever comes to the wrong port is told so, in the protocol it speaks. Reasons for
+//! Whoever comes to the wrong port is told so (`turning_away.rs`). Reasons for
 //! refusing, as the metric has them: `port_full`, `address_full`, `handshake` (no
 //! trust, or nothing in common), `timeout`, `no_tls` and `unexpected_tls`.
 
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -21,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Connection, Parts};
 use super::counts::{Counted, Counts, Full};
 use super::protection::ConnectionFacts;
-use super::{ConnectionLimits, refused};
+use super::{ConnectionLimits, refused, turning_away};
 
 /// Connections that have shaken hands and are not served yet.
 const READY_MAX: usize = 64;
@@ -181,7 +180,7 @@ impl Refusal {
 
 async fn shake_hands(
     door: &Door,
-    mut stream: TcpStream,
+    stream: TcpStream,
     remote: SocketAddr,
     counted: Counted,
     begun_by: Instant,
@@ -204,57 +203,24 @@ async fn shake_hands(
             return Ok(Connection::plain(stream, parts(false)));
         }
         (Encryption::Off, true) => {
-            turn_away(&mut stream, TLS_ALERT).await;
+            turning_away::tell_not_to_use_tls(stream).await;
             return Err(Refusal::UnexpectedTls);
         }
         (Encryption::Required(_), false) => {
-            let words = if first[0] == b'P' {
-                &go_away("this port requires TLS: connect with https")
-            } else {
-                HTTP1_REFUSAL
-            };
-            turn_away(&mut stream, words).await;
+            turning_away::tell_to_use_tls(stream, first[0]).await;
             return Err(Refusal::NoTls);
         }
         (Encryption::Required(config) | Encryption::Welcome(config), true) => config(),
     };
-    match TlsAcceptor::from(config).accept(stream).await {
+    let accepting = TlsAcceptor::from(config).accept(stream);
+    match accepting.into_fallible().await {
         Ok(stream) => Ok(Connection::encrypted(stream, parts(true))),
-        Err(error) => Err(Refusal::Handshake(error)),
+        Err((error, stream)) => {
+            // The alert has been sent.
+            turning_away::hang_up(stream).await;
+            Err(Refusal::Handshake(error))
+        }
     }
-}
-
-/// A fatal alert of TLS: handshake_failure.
-const TLS_ALERT: &[u8] = &[0x15, 3, 1, 0, 2, 2, 40];
-
-const HTTP1_REFUSAL: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
-      this port requires TLS: connect with https\n";
-
-/// What an HTTP/2 client is told: empty settings, then the end of the connection because of
-/// INADEQUATE_SECURITY, with words for people.
-fn go_away(words: &str) -> Vec<u8> {
-    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const INADEQUATE_SECURITY: u32 = 0xc;
-    // The words are ours, and short.
-    let len = (8 + words.len()) as u8;
-    let mut frames = SETTINGS.to_vec();
-    frames.extend([0, 0, len, 7, 0, 0, 0, 0, 0]);
-    frames.extend([0; 4]);
-    frames.extend(INADEQUATE_SECURITY.to_be_bytes());
-    frames.extend(words.as_bytes());
-    frames
-}
-
-/// Says something and hangs up; within the time of the handshake.
-async fn turn_away(stream: &mut TcpStream, words: &[u8]) {
-    // Read, because a connection that is closed with bytes unread is reset, and what
-    // was said to it is lost.
-    let mut unread = [0; 1024];
-    let _ = stream.try_read(&mut unread);
-    // Who is gone needs no words.
-    let _ = stream.write_all(words).await;
-    let _ = stream.shutdown().await;
 }
 
 async fn failed(port: &str, error: &io::Error) {
