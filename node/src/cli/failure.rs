@@ -93,10 +93,9 @@ impl Failure {
             Kind::Failed
         };
         let cause = std::error::Error::source(status);
-        let refused = cause.is_some_and(<dyn std::error::Error>::is::<Refused>);
         // Without details it does not come from a node: the connection was lost, unless
         // there never was one.
-        let otherwise = if refused { "no" } else { "unknown" };
+        let otherwise = if never_sent(cause) { "no" } else { "unknown" };
         let applied = info
             .and_then(|info| info.metadata.get("applied").cloned())
             .unwrap_or_else(|| otherwise.to_owned());
@@ -217,6 +216,19 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// Whether a call ended before anything of it went out: the node refused the connection,
+/// or the connection ended while the call waited to be written, and hyper gave it back.
+fn never_sent(mut cause: Option<&(dyn std::error::Error + 'static)>) -> bool {
+    while let Some(error) = cause {
+        let given_back = error.downcast_ref().is_some_and(hyper::Error::is_canceled);
+        if given_back || error.is::<Refused>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// An error with its causes, as far as they say something new.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     with_causes(error.to_string(), error.source())
@@ -293,6 +305,24 @@ mod tests {
         assert_eq!(failure.error.reason, None);
         let failure = Failure::of_read(&Status::unavailable("broken pipe"));
         assert_eq!(failure.error.applied, "no");
+    }
+
+    /// The connection ends while the call has not been written.
+    #[tokio::test]
+    async fn a_call_that_was_never_sent_changed_nothing() {
+        let (client, server) = tokio::io::duplex(1024);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let stream = hyper_util::rt::TokioIo::new(client);
+        let (mut calls, connection) = hyper::client::conn::http2::handshake(executor, stream)
+            .await
+            .unwrap();
+        drop(connection);
+        let request = axum::http::Request::new(axum::body::Body::empty());
+        let error = calls.send_request(request).await.unwrap_err();
+        drop(server);
+        let mut status = Status::cancelled("lost");
+        status.set_source(std::sync::Arc::new(error));
+        assert_eq!(Failure::of_status(&status).error.applied, "no");
     }
 
     #[test]
