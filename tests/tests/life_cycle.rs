@@ -98,6 +98,52 @@ async fn an_outage_of_the_journal_makes_no_node_unready() {
     recovered.await.unwrap();
 }
 
+/// The cluster is told that a node leaves, and is gone before it has taken all of its
+/// shards: what nobody can decide any more is not waited for.
+#[tokio::test]
+async fn a_node_whose_cluster_is_gone_does_not_wait_to_be_drained() {
+    let database = TestDatabase::new().await;
+    let cluster = LocalCluster::of_processes(3)
+        .postgres(&database)
+        .await
+        .unwrap();
+    // For others to take its shards, it would wait for six of these.
+    let cluster = cluster.setting("node.drain_timeout", "10m");
+    let mut cluster = cluster.start().await.unwrap();
+    let node_id = cluster.node_id(0, 1).await.unwrap();
+    let client = cluster.client(0).await.unwrap();
+    let other = cluster.client(1).await.unwrap();
+    let add = |entity: &str| command("counter", entity, &json!({"add": 1}));
+    let mut at_home = None;
+    for entity in (0..).map(|nr| format!("e{nr}")) {
+        client.send(add(&entity)).await.unwrap();
+        let described = client.describe("counter", &entity).await.unwrap();
+        if described.node_id == node_id {
+            at_home = Some(entity);
+            break;
+        }
+    }
+
+    // An entity with an append under way keeps its shard on the node.
+    cluster.database_link(0).unwrap().set(Flow::Stalled);
+    let late = add(&at_home.unwrap());
+    let late = tokio::spawn(async move { client.send(late).await });
+    cluster.process(0).unwrap().signal("TERM").unwrap();
+    let leaving = eventually("the node to leave", SOON, async || {
+        let members = other.cluster().await.ok()?.members;
+        let node = members.into_iter().find(|node| node.node_id == node_id)?;
+        (node.status == "leaving").then_some(())
+    });
+    leaving.await.unwrap();
+    cluster.kill(1);
+    cluster.kill(2);
+    cluster.database_link(0).unwrap().set(Flow::Open);
+
+    let ended = cluster.process_mut(0).unwrap().ended().await;
+    assert!(ended.unwrap().success(), "{}", cluster.outputs());
+    let _ = late.await.unwrap();
+}
+
 /// First nobody is sent to the node any more, then it waits for its shards to go, and
 /// connections are told before they end.
 #[tokio::test]

@@ -104,7 +104,7 @@ impl Membership {
             self.engine_settings.clone(),
             self.region.engine_hooks(read_guard),
         );
-        self.place.put(engine.clone());
+        self.place.put(engine.clone(), lease.clone());
         self.region.host(engine, lease.clone());
         lease
     }
@@ -234,9 +234,27 @@ impl Membership {
     }
 
     /// Tells the cluster that the node leaves, so that it is given no shard any more,
-    /// and waits until it has none. Does not wait when nobody is there to take them.
-    /// Returns whether it has left.
+    /// and waits until it has none. Does not wait when nobody is there to take them, or
+    /// to decide who does. Returns whether it has left.
     pub(super) async fn drain(&self) -> bool {
+        tokio::select! {
+            left = self.leave() => left,
+            () = self.unheard() => {
+                tracing::warn!(
+                    unheard_for = ?self.unheard_max(),
+                    "no leader has heard this node for long enough to take it for dead, so its \
+                     shards cannot be handed off: if enough nodes run, they take them over"
+                );
+                false
+            }
+        }
+    }
+
+    fn unheard_max(&self) -> Duration {
+        self.times.down_after() * 2
+    }
+
+    async fn leave(&self) -> bool {
         let Some(engine) = self.place.get() else {
             return false;
         };
@@ -261,6 +279,19 @@ impl Membership {
                 drained.is_ok_and(|state| state.has_left(node, session))
             }
             () = self.out_of_hearing() => true,
+        }
+    }
+
+    /// Returns when the node has been without its lease for so long that a leader, if
+    /// there is one, has taken it for dead, even one that had to be found first. Not when
+    /// it was taken out: see [`Self::out_of_hearing`].
+    async fn unheard(&self) {
+        let mut heard = Instant::now();
+        while heard.elapsed() < self.unheard_max() {
+            tokio::time::sleep(self.times.heartbeat_interval()).await;
+            if self.place.lease_holds() || self.removed.is_cancelled() {
+                heard = Instant::now();
+            }
         }
     }
 
