@@ -7,6 +7,7 @@
 //! `journal/`, `snapshot_store/` and `registry/`; what they share, in `storage/`.
 
 mod columns;
+pub(crate) mod listing;
 pub(crate) mod manifests;
 pub mod memory;
 pub(crate) mod owned;

@@ -11,9 +11,10 @@ use crate::durable_state_store::{DurableStateStore, StateWrite, StateWriteError,
 use crate::journal::{EntityListing, JournalError, WriteRight};
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
+use crate::storage::listing::Page;
 use crate::storage::owned::owned;
 use crate::storage::postgres::connections::{Connections, Failure, arguments};
-use crate::storage::{self, epoch_i64, from_micros, limit, listing, listing_range, unavailable};
+use crate::storage::{self, epoch_i64, from_micros, unavailable};
 
 /// A store of durable states in Postgres.
 pub(crate) struct PostgresDurableStateStore {
@@ -134,18 +135,7 @@ impl DurableStateStore for PostgresDurableStateStore {
         after: Option<&str>,
         count: usize,
     ) -> Result<Vec<EntityListing>, JournalError> {
-        let connections = self.connections.clone();
-        let (after, end) = listing_range(entity_type, after);
-        owned(async move {
-            let doing = "listing states";
-            let arguments = arguments![after, end, limit(count)];
-            let rows = connections.read(doing, LIST, arguments).await?;
-            let decode = |row| {
-                let row = FromRow::from_row(row).map_err(|error| unavailable(doing, error))?;
-                listing(row)
-            };
-            rows.iter().map(decode).collect()
-        })
-        .await
+        let page = Page::new(entity_type, after, count);
+        page.read_postgres(self.connections.clone(), LIST).await
     }
 }

@@ -9,9 +9,10 @@ use crate::durable_state_store::{DurableStateStore, StateWrite, StateWriteError,
 use crate::journal::{EntityListing, JournalError, WriteRight};
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
+use crate::storage::listing::Page;
 use crate::storage::owned::owned;
 use crate::storage::sqlite::{Fences, SqliteDatabase, SqliteFailure, sort_failure, unavailable};
-use crate::storage::{self, from_micros, limit, listing, listing_range};
+use crate::storage::{self, from_micros};
 
 /// A store of durable states in an SQLite file.
 pub(crate) struct SqliteDurableStateStore {
@@ -135,20 +136,7 @@ impl DurableStateStore for SqliteDurableStateStore {
         after: Option<&str>,
         count: usize,
     ) -> Result<Vec<EntityListing>, JournalError> {
-        let database = self.database.clone();
-        let (after, end) = listing_range(entity_type, after);
-        owned(async move {
-            let failed = |error| unavailable("listing states", error);
-            let mut reader = database.reader().await.map_err(failed)?;
-            let rows: Vec<(String, i64)> = sqlx::query_as(LIST)
-                .bind(after)
-                .bind(end)
-                .bind(limit(count))
-                .fetch_all(&mut *reader)
-                .await
-                .map_err(failed)?;
-            rows.into_iter().map(listing).collect()
-        })
-        .await
+        let page = Page::new(entity_type, after, count);
+        page.read_sqlite(self.database.clone(), LIST).await
     }
 }

@@ -25,12 +25,12 @@ use crate::journal::{
 use crate::payload::{CodecId, Payload};
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
+use crate::storage::listing::Page;
 use crate::storage::manifests::manifest;
 use crate::storage::owned::owned;
 use crate::storage::postgres::connections::{Connections, arguments};
 use crate::storage::{
-    self, corrupt, decode_error, from_micros, limit, listing, listing_range, parse_metadata,
-    unavailable,
+    self, corrupt, decode_error, from_micros, limit, parse_metadata, unavailable,
 };
 use crate::writer::{Epoch, SessionUuid, ShardNr, WriterUuid};
 
@@ -324,19 +324,9 @@ impl Journal for PostgresJournal {
         after: Option<&str>,
         count: usize,
     ) -> Result<Vec<EntityListing>, JournalError> {
-        let connections = self.connections.clone();
-        let (after, end) = listing_range(entity_type, after);
-        owned(async move {
-            let doing = "listing entities";
-            let arguments = arguments![after, end, limit(count)];
-            let rows = connections.read(doing, LIST_ENTITIES, arguments).await?;
-            let line = |row| {
-                let line = <(String, i64)>::from_row(row);
-                listing(line.map_err(|error| unavailable(doing, error))?)
-            };
-            rows.iter().map(line).collect()
-        })
-        .await
+        let page = Page::new(entity_type, after, count);
+        page.read_postgres(self.connections.clone(), LIST_ENTITIES)
+            .await
     }
 
     async fn delete_events(

@@ -20,12 +20,11 @@ use crate::journal::{
 use crate::payload::{CodecId, Payload};
 use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
+use crate::storage::listing::Page;
 use crate::storage::manifests::manifest;
 use crate::storage::owned::owned;
 use crate::storage::sqlite::{Fences, SqliteDatabase, unavailable};
-use crate::storage::{
-    self, corrupt, decode_error, from_micros, limit, listing, listing_range, parse_metadata,
-};
+use crate::storage::{self, corrupt, decode_error, from_micros, limit, parse_metadata};
 use crate::writer::{Epoch, SessionUuid, ShardNr, WriterUuid};
 
 /// Events deleted by one transaction, so that appends need not wait for long.
@@ -328,21 +327,8 @@ impl Journal for SqliteJournal {
         after: Option<&str>,
         count: usize,
     ) -> Result<Vec<EntityListing>, JournalError> {
-        let database = self.database.clone();
-        let (after, end) = listing_range(entity_type, after);
-        owned(async move {
-            let failed = |error| unavailable("listing entities", error);
-            let mut reader = database.reader().await.map_err(failed)?;
-            let rows: Vec<(String, i64)> = sqlx::query_as(LIST_ENTITIES)
-                .bind(after)
-                .bind(end)
-                .bind(limit(count))
-                .fetch_all(&mut *reader)
-                .await
-                .map_err(failed)?;
-            rows.into_iter().map(listing).collect()
-        })
-        .await
+        let page = Page::new(entity_type, after, count);
+        page.read_sqlite(self.database.clone(), LIST_ENTITIES).await
     }
 
     async fn delete_events(

@@ -7,9 +7,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::command::{CommandId, InvalidCommandId, Metadata};
-use crate::journal::{EntityListing, JournalError};
+use crate::journal::JournalError;
 use crate::payload::{CodecId, Payload};
-use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::Epoch;
 
@@ -64,23 +63,6 @@ pub(crate) fn payload(codec: i16, manifest: String, bytes: Vec<u8>) -> Payload {
 /// A stored command id; the empty text is not one.
 pub(crate) fn command_id(text: Option<String>) -> Result<Option<CommandId>, InvalidCommandId> {
     text.map_or(Ok(None), |text| CommandId::parse(&text))
-}
-
-/// The ids of a type stand between these, both exclusive: `|` separates type and
-/// id, and `}` is the byte after it.
-pub(crate) fn listing_range(entity_type: &str, after: Option<&str>) -> (String, String) {
-    let after = after.unwrap_or_default();
-    (format!("{entity_type}|{after}"), format!("{entity_type}}}"))
-}
-
-/// A row of a listing.
-pub(crate) fn listing((id, highest): (String, i64)) -> Result<EntityListing, JournalError> {
-    let persistence_id =
-        PersistenceId::parse(&id).map_err(|error| corrupt(&id, highest, &error))?;
-    Ok(EntityListing {
-        persistence_id,
-        sequence_nr: SequenceNr::from_i64(highest),
-    })
 }
 
 /// For a column whose value cannot be understood.
