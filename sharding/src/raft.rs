@@ -10,7 +10,8 @@
 //! * `control.rs`: starting, joining, stopping;
 //! * `answers.rs`: what peers are answered;
 //! * `proposals.rs`: how a change reaches the leader;
-//! * `voters.rs`, `membership.rs`: who votes, decided and done;
+//! * `voters.rs`, `membership.rs`: who votes, decided and done; `parting_vote.rs`: what
+//!   still counts when a voter goes;
 //! * `confirmation.rs`, `handover.rs`: leadership confirmed, and given away;
 //! * `leadership.rs`, `figures.rs`: what the node, and people, are told of the group.
 //! * `untrusted.rs`: messages as anybody could send them, for tests.
@@ -27,6 +28,7 @@ mod log_store;
 mod membership;
 mod message;
 mod network;
+mod parting_vote;
 mod proposals;
 mod settings;
 mod state_machine;

@@ -5,6 +5,7 @@
 
 use super::control::{RaftControlPlane, Shared};
 use super::message::{RaftRequest, RaftResponse, decode, encode};
+use super::parting_vote::compared;
 use super::store::StoreIdentity;
 use crate::peer::{PeerError, PeerHeader, PeerRequest, PeerResponse};
 
@@ -53,7 +54,10 @@ impl Shared {
             RaftRequest::Append(append) => {
                 RaftResponse::Append(self.raft.append_entries(append).await)
             }
-            RaftRequest::Vote(vote) => RaftResponse::Vote(self.raft.vote(vote).await),
+            RaftRequest::Vote(mut vote) => {
+                vote.last_log_id = compared(self.me, &self.store.image(), vote.last_log_id);
+                RaftResponse::Vote(self.raft.vote(vote).await)
+            }
             RaftRequest::Snapshot(part) => {
                 RaftResponse::Snapshot(self.raft.install_snapshot(part).await)
             }

@@ -70,7 +70,7 @@ pub(super) struct Shared {
     pub(super) state: watch::Receiver<Arc<ClusterState>>,
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) network: Network,
-    store: RaftStore,
+    pub(super) store: RaftStore,
     confirmations: Confirmations,
     pub(super) proposals: Semaphore,
     /// Set while leadership is given away: what is proposed meanwhile waits for the

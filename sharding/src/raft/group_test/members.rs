@@ -2,6 +2,10 @@
 
 use super::*;
 
+/// So much later a leader hears that its entries have arrived; less than an election
+/// takes.
+const ACK_DELAY: Duration = Duration::from_millis(50);
+
 #[tokio::test(start_paused = true)]
 async fn a_late_learner_gets_the_snapshot() {
     let mut world = World::of_three().await;
@@ -150,4 +154,87 @@ async fn a_leader_that_is_to_be_removed_leaves_its_vote_and_leadership_to_others
         assert_eq!(world.leader().await, successor);
         world.wait_for_voters(&staying).await;
     }
+}
+
+/// The entry by which the successor votes alone may be in nobody's log but the leader's,
+/// who is no voter by it. Should another then stand for election, one of the two must be
+/// elected: the successor, by the entry before.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_has_taken_its_own_vote_can_be_succeeded_at_once() {
+    let mut world = World::new();
+    world.form(1).await;
+    world.start(2).await;
+    world.join(2).await;
+    let (old, successor) = (NodeNr(1), NodeNr(2));
+    let faults = world.network.faults();
+    faults.delay(successor, old, ACK_DELAY);
+    propose_to_remove(&world, old, old).await;
+    eventually("the successor is to agree", || {
+        world.node(2).voters() == [old, successor]
+    })
+    .await;
+    faults.cut_one_way(old, successor);
+    eventually("the leader does not vote", || {
+        world.node(1).voters() == [successor]
+    })
+    .await;
+    eventually("the successor stands for election", || {
+        world.node(2).leadership().borrow().leader.is_none()
+    })
+    .await;
+    faults.heal_all();
+    let leader = world.leader().await;
+    world.node(leader).propose(numbered(1)).await.unwrap();
+    world.wait_for_voters(&[2]).await;
+}
+
+/// Three of four nodes are left, of whom one does not vote by its own log and one not
+/// yet: no more than one has been lost, so they go on.
+#[tokio::test(start_paused = true)]
+async fn a_leader_may_be_lost_that_told_only_a_voter_that_goes_of_the_new_ones() {
+    let mut world = World::of_three().await;
+    world.start(4).await;
+    world.join(4).await;
+    let old = NodeNr(world.leader().await);
+    let mut others = (1..=4).map(NodeNr).filter(|node| *node != old);
+    let going = others.next().unwrap();
+    let staying: Vec<NodeNr> = others.collect();
+    let left = |node: &&NodeNr| **node != going;
+    let voters: Vec<NodeNr> = world.running.keys().filter(left).copied().collect();
+
+    let faults = world.network.faults();
+    for node in &staying {
+        faults.delay(*node, old, ACK_DELAY);
+    }
+    propose_to_remove(&world, old, going).await;
+    for node in &staying {
+        let told = || world.node(node.0).voters().len() == 4;
+        eventually("those that stay are to agree", told).await;
+        faults.cut_one_way(old, *node);
+    }
+    let parted = || world.node(going.0).voters() == voters;
+    eventually("the one that goes does not vote", parted).await;
+    for node in &staying {
+        assert_eq!(world.node(node.0).voters().len(), 4, "node {}", node.0);
+    }
+    world.kill(old.0).await;
+    world.network.faults().heal_all();
+
+    let leader = world.leader().await;
+    world.node(leader).propose(numbered(1)).await.unwrap();
+    let voters: Vec<u64> = voters.iter().map(|node| node.0).collect();
+    world.wait_for_voters(&voters).await;
+}
+
+/// Has a node leave for good, as far as its leader is concerned.
+async fn propose_to_remove(world: &World, leader: NodeNr, node: NodeNr) {
+    let control = world.node(leader.0);
+    let session = control.state().borrow().members[&node].session;
+    let leave = ClusterCommand::Leave {
+        node,
+        session,
+        remove: true,
+        at: 0,
+    };
+    control.propose(leave).await.unwrap();
 }
