@@ -317,6 +317,27 @@ async fn what_is_out_is_finished_and_what_waits_is_handed_back() {
     assert_eq!(texts(listed), ["a", "b"]);
 }
 
+/// I-9: who is told that a shard's entities have left lets later commands go on.
+#[tokio::test]
+async fn i9_a_shard_is_waited_for_although_its_engine_stops() {
+    let node = Node::new().await;
+    let id = notes("busy");
+    let before = node.delay_next_write(Duration::from_millis(200));
+    let mut storing = node.tell(&id, &add("a"));
+    node.appending(before).await;
+    let engine = node.engine.clone();
+    let stopping = tokio::spawn(async move { engine.stop().await });
+    wait_until("the engine to take nothing in", || {
+        let refused = node.tell(&notes("late"), &Command::List).try_recv();
+        refused.is_ok_and(|answer| is_unavailable(&answer))
+    })
+    .await;
+    node.stop_shard(LIMIT).await;
+    let stored = storing.try_recv().expect("told too early");
+    assert_eq!(texts(stored), ["a"]);
+    stopping.await.unwrap();
+}
+
 #[tokio::test]
 async fn what_is_put_aside_is_handed_back() {
     let node = Node::new().await;

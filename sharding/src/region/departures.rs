@@ -90,7 +90,8 @@ impl<C: ControlPlane> Departures<C> {
                 |d: &&Departure| d.host.as_ref().is_some_and(|h| Arc::ptr_eq(h, &host));
             let of_host = departures.iter().filter(is_of_host);
             let shards: Vec<ShardNr> = of_host.map(|d| d.shard).collect();
-            stops.extend(host.engine.stop_shards(&shards, limit).await);
+            let of_engine = host.engine.stop_shards(&shards, limit).await;
+            stops.extend(of_engine.into_iter().map(|stop| (host.session, stop)));
         }
         let handed_off = departures
             .iter()
@@ -99,7 +100,11 @@ impl<C: ControlPlane> Departures<C> {
         let this = &self;
         stream::iter(departures)
             .map(|departure| {
-                let place = stops.iter().position(|stop| stop.shard == departure.shard);
+                let session = departure.host.as_ref().map(|host| host.session);
+                let is_its = |(by, stop): &(SessionUuid, ShardStop)| {
+                    Some(*by) == session && stop.shard == departure.shard
+                };
+                let place = stops.iter().position(is_its);
                 let stop = place.map(|place| stops.swap_remove(place));
                 this.finish(departure, stop)
             })
@@ -143,7 +148,8 @@ impl<C: ControlPlane> Departures<C> {
             .is_some_and(|epoch| slot.has_to_fence(session, epoch))
     }
 
-    async fn finish(&self, departure: Departure, stop: Option<ShardStop>) {
+    /// With the session whose entities stop, and the word that they have.
+    async fn finish(&self, departure: Departure, stop: Option<(SessionUuid, ShardStop)>) {
         let Departure {
             shard,
             handoff,
@@ -153,12 +159,12 @@ impl<C: ControlPlane> Departures<C> {
         let limit = self.inner.settings.handoff_timeout;
         let late = match stop {
             None => None,
-            Some(mut stop) => match timeout(limit + FORCED_WITHIN, stop.all_left()).await {
+            Some((by, mut stop)) => match timeout(limit + FORCED_WITHIN, stop.all_left()).await {
                 Ok(()) => {
-                    self.inner.stopped(shard);
+                    self.inner.stopped(shard, by);
                     None
                 }
-                Err(_) => Some(stop),
+                Err(_) => Some((by, stop)),
             },
         };
         let Some(handoff) = handoff else {
@@ -181,12 +187,12 @@ impl<C: ControlPlane> Departures<C> {
     }
 
     /// Waits once more for entities that did not stop in time; then commands go on
-    /// without them.
-    async fn finish_late(&self, shard: ShardNr, late: Option<ShardStop>) {
-        if let Some(mut stop) = late {
+    /// without them, and what they hand back yet comes behind those.
+    async fn finish_late(&self, shard: ShardNr, late: Option<(SessionUuid, ShardStop)>) {
+        if let Some((by, mut stop)) = late {
             let limit = self.inner.settings.handoff_timeout;
             let _ = timeout(limit, stop.all_left()).await;
-            self.inner.stopped(shard);
+            self.inner.stopped(shard, by);
         }
     }
 

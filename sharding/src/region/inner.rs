@@ -187,7 +187,8 @@ impl Inner {
     pub(super) fn redirect(&self, slot: &mut Slot, direction: Direction) {
         let host = slot.host.clone();
         let before = slot.route.direction();
-        if slot.route.direct(direction)
+        let session = host.as_ref().map(|host| host.session);
+        if slot.route.direct(direction, session)
             && let Some(host) = host
         {
             let shard = slot.shard;
@@ -208,9 +209,9 @@ impl Inner {
         std::mem::take(&mut *lock(&self.leaving))
     }
 
-    /// The entities of a shard have left this node.
-    pub(super) fn stopped(&self, shard: ShardNr) {
-        self.change(shard, |slot| slot.route.stopped());
+    /// The entities of a shard have left the engine of a session.
+    pub(super) fn stopped(&self, shard: ShardNr, session: SessionUuid) {
+        self.change(shard, |slot| slot.route.stopped(session));
     }
 
     /// The engine hands requests of one entity back.

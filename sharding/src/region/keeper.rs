@@ -299,8 +299,9 @@ impl<C: ControlPlane> Keeper<C> {
     /// Starts what takes entities out of memory.
     fn depart(&mut self, mut departures: Vec<Departure>) {
         for leaving in self.inner.take_leaving() {
-            let place = departures.iter_mut().find(|d| d.shard == leaving.shard);
-            match place {
+            // One session's entities stop with the handoff, another's by themselves.
+            let is_same = |d: &&mut Departure| d.shard == leaving.shard && d.host.is_none();
+            match departures.iter_mut().find(is_same) {
                 Some(departure) => departure.host = Some(leaving.host),
                 None => departures.push(Departure::stop(leaving)),
             }

@@ -15,7 +15,7 @@
 //! It knows neither clocks, nor who may own a shard, nor how commands travel.
 //! Next: `slot.rs`, which moves what this decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use perennial_persistence::planted::{self, Bug};
 use perennial_persistence::registry::NodeNr;
@@ -52,8 +52,9 @@ pub(super) struct Route<P> {
     out_to: Option<Owner>,
     /// Has returned a command.
     closed: Option<Owner>,
-    /// Entities of an earlier time as owner have not all stopped here.
-    stopping: bool,
+    /// Sessions of this node whose entities, of an earlier time as owner, have not all
+    /// stopped.
+    stopping: BTreeSet<SessionUuid>,
     last_nr: u64,
 }
 
@@ -65,7 +66,7 @@ impl<P> Route<P> {
             out: BTreeMap::new(),
             out_to: None,
             closed: None,
-            stopping: false,
+            stopping: BTreeSet::new(),
             last_nr: 0,
         }
     }
@@ -89,7 +90,7 @@ impl<P> Route<P> {
     pub(super) fn open(&self) -> Direction {
         let is_free = self.out.is_empty() || planted::is(Bug::ReleaseBeforeReturned);
         match self.direction {
-            _ if self.stopping => Direction::Nowhere,
+            _ if self.is_stopping() => Direction::Nowhere,
             Direction::Here(_) if is_free => self.direction,
             Direction::There(owner)
                 if (is_free || self.out_to == Some(owner)) && self.closed != Some(owner) =>
@@ -105,26 +106,29 @@ impl<P> Route<P> {
     }
 
     /// The shard's home has changed, as far as commands are concerned. Returns
-    /// whether entities of this node have to stop; if so, say when they have, with
-    /// [`Route::stopped`].
+    /// whether entities of this node have to stop, those of the session that hosted
+    /// them; if so, say when they have, with [`Route::stopped`].
     #[must_use]
-    pub(super) fn direct(&mut self, direction: Direction) -> bool {
+    pub(super) fn direct(&mut self, direction: Direction, host: Option<SessionUuid>) -> bool {
         if direction == self.direction {
             return false;
         }
         let leaves = matches!(self.direction, Direction::Here(_));
         self.direction = direction;
-        self.stopping |= leaves;
+        if leaves {
+            self.stopping.extend(host);
+        }
         leaves
     }
 
-    /// The entities of this node have stopped and handed back what they did not begin.
-    pub(super) fn stopped(&mut self) {
-        self.stopping = false;
+    /// The entities of a session of this node have stopped and handed back what they
+    /// did not begin. Those of another one may still have something out.
+    pub(super) fn stopped(&mut self, session: SessionUuid) {
+        self.stopping.remove(&session);
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        self.stopping
+        !self.stopping.is_empty()
     }
 
     /// A command has gone out to an owner, for which [`Route::open`] holds.

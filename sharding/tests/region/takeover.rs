@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use perennial_persistence::command::{Answer, ReplyTo};
 use perennial_persistence::command_error::CommandError;
+use perennial_persistence::journal::memory::faults::{Fault, Operation};
 use perennial_sharding::cluster_state::MemberStatus;
 use perennial_sharding::region::RegionSettings;
 use tokio::sync::oneshot;
@@ -252,4 +253,35 @@ async fn a_fenced_node_comes_back_with_a_new_session() {
     let listed = world.nodes[1].ask(&id, &Command::List).await;
     assert_eq!(texts(listed), ["a", "b"]);
     assert_eq!(world.nodes[0].engine.live_entities(), 1);
+}
+
+/// I-9: what comes when a session is over waits for what that had begun, although its
+/// engine takes nothing in any more.
+#[tokio::test(start_paused = true)]
+async fn i9_nothing_overtakes_what_an_engine_that_stops_has_begun() {
+    let mut world = World::new(2).await;
+    world.assign([1], 0);
+    let id = entity_in(1, 0);
+    texts(world.nodes[0].ask(&id, &add("a")).await);
+    // An append that reaches the journal when another node owns the shard.
+    let delay = Fault::Delay(Duration::from_secs(3));
+    world.memory.faults().at(Operation::Write, 1, delay);
+    let first = tell(&world, 0, 1, "b", Some("b"));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let sender = world.nodes[0].nr;
+    world.cluster.set_follows(sender, false);
+    world.down(0);
+    world.assign([1], 1);
+    world.owned([1], 1).await;
+    // It learns of the new owner and ends its session, at once.
+    world.cluster.set_follows(sender, true);
+    let region = world.nodes[0].region.clone();
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let command = request(&add("c"), Some("c"));
+        region.ask(id.clone(), command, None).await
+    };
+    let ((), second) = futures::future::join(world.rejoin(0), second).await;
+    assert_eq!(texts(first.await.unwrap()), ["a", "b"]);
+    assert_eq!(texts(second), ["a", "b", "c"]);
 }

@@ -76,6 +76,8 @@ pub(super) enum WorkerEvent {
     /// The node is over its limit and this worker has the oldest idle entity.
     PassivateOldest,
     IdleTimeoutsChanged,
+    /// As the request, when no requests are taken in any more.
+    StopShards(Vec<(ShardNr, oneshot::Sender<()>)>, Duration),
     Stop,
 }
 
@@ -131,17 +133,21 @@ impl WorkerHandle {
         }
     }
 
-    /// Takes the entities of shards out of memory, in turn with what is delivered.
+    /// Takes the entities of shards out of memory, in turn with what is delivered; after
+    /// all of it, in a worker that stops.
     pub(crate) async fn stop_shards(
         &self,
         shards: Vec<(ShardNr, oneshot::Sender<()>)>,
         limit: Duration,
     ) {
-        // Without a worker there are no entities; dropped, they are told.
-        let _ = self
-            .requests
-            .send(WorkerRequest::StopShards(shards, limit))
-            .await;
+        let request = WorkerRequest::StopShards(shards, limit);
+        let refused = self.requests.send(request).await.err();
+        if let Some(mpsc::error::SendError(WorkerRequest::StopShards(shards, limit))) = refused {
+            // It stops, and its entities may have something out: who is told that they
+            // have left lets later commands go on (I-9). Without a worker there are no
+            // entities; dropped, they are told.
+            self.event(WorkerEvent::StopShards(shards, limit));
+        }
     }
 
     pub(crate) async fn describe(&self, id: PersistenceId) -> Option<EntityDescription> {

@@ -89,6 +89,7 @@ impl Worker {
                 let type_of = |slot: u32| cells[slot as usize].cell.persistence_id.entity_type();
                 self.idle.change(&self.shared.residency.timeouts(), type_of);
             }
+            WorkerEvent::StopShards(shards, limit) => self.close_shards(shards, limit),
             WorkerEvent::Stop => {
                 self.stopping = true;
                 while let Some(slot) = self.idle.pop_oldest() {

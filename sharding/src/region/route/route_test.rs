@@ -11,10 +11,14 @@ use uuid::Uuid;
 
 use super::{Direction, Owner, Route};
 
+fn session(number: u64) -> SessionUuid {
+    SessionUuid(Uuid::from_u128(u128::from(number)))
+}
+
 fn owner(node: u64, epoch: u64) -> Owner {
     Owner {
         node: NodeNr(node),
-        session: SessionUuid(Uuid::from_u128(u128::from(node))),
+        session: session(node),
         epoch: Epoch(epoch),
     }
 }
@@ -49,7 +53,7 @@ fn what_is_returned_goes_first_and_in_its_order() {
     assert_eq!(route.way(), Direction::Nowhere, "that owner is closed");
     wait(&mut route, 13);
     assert_eq!(route.answered(a), Some(10));
-    assert!(!route.direct(there(2, 2)));
+    assert!(!route.direct(there(2, 2), None));
     assert_eq!(route.open(), Direction::Nowhere, "11 is still out");
     assert!(route.returned(b).is_some());
     assert_eq!(route.open(), there(2, 2));
@@ -69,16 +73,34 @@ fn an_answer_is_taken_once() {
 fn nothing_goes_on_before_the_entities_here_have_stopped() {
     let mut route = Route::<u32>::new(Direction::Here(Epoch(1)));
     let [a, b] = [route.arrived(), route.arrived()];
-    assert!(route.direct(there(2, 2)));
+    assert!(route.direct(there(2, 2), Some(session(1))));
     assert_eq!(route.open(), Direction::Nowhere);
     wait(&mut route, 12);
     // Handed back by the entities, one of them without a number.
     route.wait(b, 11);
     route.wait(0, 13);
     route.wait(a, 10);
-    route.stopped();
+    route.stopped(session(1));
     assert_eq!(route.open(), there(2, 2));
     assert_eq!(waiting(&mut route), [10, 11, 12, 13]);
+}
+
+/// I-9: a session that had nothing to stop does not speak for the one before.
+#[test]
+fn i9_nothing_goes_on_before_the_entities_of_every_session_have_stopped() {
+    let mut route = Route::new(Direction::Here(Epoch(1)));
+    let early = route.arrived();
+    assert!(route.direct(Direction::Nowhere, Some(session(1))));
+    assert!(!route.direct(Direction::Here(Epoch(2)), None));
+    assert_eq!(route.open(), Direction::Nowhere);
+    assert!(route.direct(there(2, 3), Some(session(2))));
+    wait(&mut route, 11);
+    route.stopped(session(2));
+    assert_eq!(route.open(), Direction::Nowhere, "10 is still out");
+    route.wait(early, 10);
+    route.stopped(session(1));
+    assert_eq!(route.open(), there(2, 3));
+    assert_eq!(waiting(&mut route), [10, 11]);
 }
 
 #[test]
@@ -139,6 +161,9 @@ enum Back {
     Answer(u64),
     Returned(u64),
 }
+
+/// The sender's own node.
+const HERE: u64 = 7;
 
 /// The cluster as the sender of one shard meets it.
 struct World {
@@ -261,11 +286,11 @@ impl World {
                 self.home = Direction::Here(Epoch(self.epoch));
             }
             Event::Learn => {
-                let _ = self.route.direct(self.home);
+                let _ = self.route.direct(self.home, Some(session(HERE)));
                 self.release();
             }
             Event::Stopped => {
-                self.route.stopped();
+                self.route.stopped(session(HERE));
                 self.release();
             }
             Event::Receive => self.receive(),
