@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use prost::Message;
 
+/// See there.
+const CODEC: &str = "crate::proto::codec::SmallBuffers";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(
@@ -22,12 +25,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         descriptors.encode_to_vec(),
     )?;
     tonic_prost_build::configure()
+        .codec_path(CODEC)
         // Payloads are cut out of the receive buffer, not copied.
         .bytes(".")
         // The same message as in the trailers of a failed call.
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
     tonic_prost_build::configure()
+        .codec_path(CODEC)
         .bytes(".")
         // As the entity's metadata is held on both sides.
         .btree_map(".")

@@ -2,6 +2,8 @@
 //!
 //! The contract itself, with its comments, is in the `.proto` files.
 
+pub(crate) mod codec;
+
 /// Package `perennial.v1`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 #[allow(clippy::use_self, clippy::semicolon_if_nothing_returned)]
