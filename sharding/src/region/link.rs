@@ -72,10 +72,10 @@ pub(super) struct Outgoing {
 
 /// What a link tells its region.
 pub(super) trait LinkEvents: Send + Sync + 'static {
-    /// A command is answered.
-    fn answered(&self, ticket: Ticket, answer: Answer);
-    /// A command was not begun.
-    fn returned(&self, ticket: Ticket);
+    /// The session answers a command.
+    fn answered(&self, by: SessionUuid, ticket: Ticket, answer: Answer);
+    /// The session has not begun a command.
+    fn returned(&self, by: SessionUuid, ticket: Ticket);
     /// Commands of these shards can be pushed again.
     fn has_room(&self, shards: BTreeSet<ShardNr>);
     /// The stream is lost, before these were written to it.
@@ -258,9 +258,11 @@ impl Link {
             BackFrame::Answer {
                 correlation_id,
                 answer,
-            } => events.answered(Ticket(correlation_id), answer),
+            } => events.answered(self.session, Ticket(correlation_id), answer),
             // The state by which it is routed anew comes from the log.
-            BackFrame::Returned { correlation_id, .. } => events.returned(Ticket(correlation_id)),
+            BackFrame::Returned { correlation_id, .. } => {
+                events.returned(self.session, Ticket(correlation_id));
+            }
             BackFrame::Credit(more) => {
                 self.lock().credit += more as usize;
                 self.stirred.notify_one();

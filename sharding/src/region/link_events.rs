@@ -14,9 +14,9 @@ use super::link::{Link, LinkEvents, Ticket};
 use super::slot::Slot;
 
 impl LinkEvents for Inner {
-    fn answered(&self, ticket: Ticket, answer: Answer) {
+    fn answered(&self, by: SessionUuid, ticket: Ticket, answer: Answer) {
         let mut slot = self.lock(ticket.shard());
-        let parcel = slot.route.answered(ticket.nr());
+        let parcel = slot.route.answered(by, ticket.nr());
         let has_waiting = slot.route.waiting_len() > 0;
         drop(slot);
         if let Some(parcel) = parcel {
@@ -27,9 +27,9 @@ impl LinkEvents for Inner {
         }
     }
 
-    fn returned(&self, ticket: Ticket) {
+    fn returned(&self, by: SessionUuid, ticket: Ticket) {
         self.change(ticket.shard(), |slot| {
-            if let Some(parcel) = slot.route.returned(ticket.nr()) {
+            if let Some(parcel) = slot.route.returned(by, ticket.nr()) {
                 self.figures.returned.increment(1);
                 parcel.waits_since = Some(now());
             }

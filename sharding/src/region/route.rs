@@ -152,21 +152,28 @@ impl<P> Route<P> {
         self.waiting.pop_first()
     }
 
-    /// A command that was out is answered.
-    pub(super) fn answered(&mut self, nr: u64) -> Option<P> {
-        let command = self.out.remove(&nr);
+    /// A session answers a command, if that is where the command is out.
+    pub(super) fn answered(&mut self, by: SessionUuid, nr: u64) -> Option<P> {
+        let command = self.take_out(by, nr)?;
         self.forget_owner();
-        command
+        Some(command)
     }
 
-    /// A command that was out was not begun: it waits again, if it was out.
-    pub(super) fn returned(&mut self, nr: u64) -> Option<&mut P> {
-        let command = self.out.remove(&nr)?;
+    /// A session has not begun a command: it waits again, if that is where it was out.
+    pub(super) fn returned(&mut self, by: SessionUuid, nr: u64) -> Option<&mut P> {
+        let command = self.take_out(by, nr)?;
         if !planted::is(Bug::ReleaseBeforeReturned) {
             self.closed = self.out_to;
         }
         self.forget_owner();
         Some(self.waiting.entry(nr).insert_entry(command).into_mut())
+    }
+
+    /// A session that was given up may still speak of what is out at the next one by now,
+    /// and knows nothing of what became of it there.
+    fn take_out(&mut self, by: SessionUuid, nr: u64) -> Option<P> {
+        let is_out_there = self.out_to.is_some_and(|owner| owner.session == by);
+        is_out_there.then(|| self.out.remove(&nr))?
     }
 
     /// What was sent to this session will not be answered any more. What `resend`

@@ -61,12 +61,12 @@ struct Events {
 }
 
 impl LinkEvents for Events {
-    fn answered(&self, ticket: Ticket, answer: Answer) {
+    fn answered(&self, _: SessionUuid, ticket: Ticket, answer: Answer) {
         self.answered.lock().unwrap().push((ticket, answer));
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn returned(&self, ticket: Ticket) {
+    fn returned(&self, _: SessionUuid, ticket: Ticket) {
         self.returned.lock().unwrap().push(ticket);
         self.count.fetch_add(1, Ordering::Relaxed);
     }

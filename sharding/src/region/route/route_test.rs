@@ -49,13 +49,13 @@ fn waiting(route: &mut Route<u32>) -> Vec<u32> {
 fn what_is_returned_goes_first_and_in_its_order() {
     let mut route = Route::new(there(1, 1));
     let [a, b, c] = [10, 11, 12].map(|command| send(&mut route, command));
-    assert!(route.returned(c).is_some());
+    assert!(route.returned(session(1), c).is_some());
     assert_eq!(route.way(), Direction::Nowhere, "that owner is closed");
     wait(&mut route, 13);
-    assert_eq!(route.answered(a), Some(10));
+    assert_eq!(route.answered(session(1), a), Some(10));
     assert!(!route.direct(there(2, 2), None));
     assert_eq!(route.open(), Direction::Nowhere, "11 is still out");
-    assert!(route.returned(b).is_some());
+    assert!(route.returned(session(1), b).is_some());
     assert_eq!(route.open(), there(2, 2));
     assert_eq!(waiting(&mut route), [11, 12, 13]);
 }
@@ -64,9 +64,25 @@ fn what_is_returned_goes_first_and_in_its_order() {
 fn an_answer_is_taken_once() {
     let mut route = Route::new(there(1, 1));
     let nr = send(&mut route, 1);
-    assert_eq!(route.answered(nr), Some(1));
-    assert_eq!(route.answered(nr), None);
-    assert!(route.returned(nr).is_none());
+    assert_eq!(route.answered(session(1), nr), Some(1));
+    assert_eq!(route.answered(session(1), nr), None);
+    assert!(route.returned(session(1), nr).is_none());
+}
+
+/// I-8: an owner that was given up does not say what the next one did.
+#[test]
+fn i8_what_a_session_says_that_was_given_up_does_not_count() {
+    let mut route = Route::new(there(1, 1));
+    let nr = send(&mut route, 1);
+    assert!(!route.direct(there(2, 2), None));
+    assert!(route.lost(session(1), |_, _| true).is_empty());
+    assert_eq!(route.take_first(), Some((nr, 1)));
+    route.sent(owner(2, 2), nr, 1);
+
+    assert!(route.returned(session(1), nr).is_none());
+    assert_eq!(route.answered(session(1), nr), None);
+    assert_eq!(route.open(), there(2, 2));
+    assert_eq!(route.answered(session(2), nr), Some(1));
 }
 
 #[test]
@@ -158,8 +174,8 @@ struct Command {
 }
 
 enum Back {
-    Answer(u64),
-    Returned(u64),
+    Answer(Owner, u64),
+    Returned(Owner, u64),
 }
 
 /// The sender's own node.
@@ -247,22 +263,22 @@ impl World {
         // An owner that has not learned of its time yet waits for it: here all know.
         if self.home == Direction::There(to) {
             self.handle(command);
-            self.back.push_back(Back::Answer(nr));
+            self.back.push_back(Back::Answer(to, nr));
         } else {
-            self.back.push_back(Back::Returned(nr));
+            self.back.push_back(Back::Returned(to, nr));
         }
     }
 
     fn hear(&mut self) {
         match self.back.pop_front() {
             None => {}
-            Some(Back::Answer(nr)) => {
-                if let Some(command) = self.route.answered(nr) {
+            Some(Back::Answer(by, nr)) => {
+                if let Some(command) = self.route.answered(by.session, nr) {
                     self.answer(command);
                 }
             }
-            Some(Back::Returned(nr)) => {
-                self.route.returned(nr);
+            Some(Back::Returned(by, nr)) => {
+                self.route.returned(by.session, nr);
             }
         }
         self.release();
