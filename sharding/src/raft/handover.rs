@@ -1,23 +1,39 @@
 //! Gives leadership to another node, faster than an election after a failure.
 //!
-//! The leader falls silent and asks the voter that is furthest to stand for
-//! election, again and again: the other voters agree as soon as they have not heard
-//! of the leader for half an election time-out. A leader that is silent for longer
-//! than an election takes has nobody to hand over to: then it goes on.
+//! The leader falls silent, waits until a voter has all of its log, and asks that one
+//! to stand for election, again and again: the other voters agree as soon as they have
+//! not heard of the leader for half an election time-out. A leader that is silent for
+//! longer than an election takes has nobody to hand over to: then it goes on.
+//!
+//! Nobody is asked earlier. Who stands takes no entries of the leader any more: one that
+//! lacks some is never elected by those that have them, and as each attempt raises the
+//! term, it would keep the others from being elected too.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use openraft::EmptyNode;
+use openraft::{EmptyNode, RaftMetrics};
 use perennial_persistence::registry::NodeNr;
 use tokio::time::{Instant, timeout};
 
 use super::control::Shared;
+use super::types::LogId;
 use crate::cluster_state::MemberStatus;
 use crate::peer::PeerRequest;
 
 /// How often the successor is asked.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often it is looked whether a voter has caught up.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Who is asked to stand for election.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Successor {
+    node: NodeNr,
+    /// Where its log ended when it was chosen, and the leader's.
+    log_end: Option<u64>,
+}
 
 /// Keeps a leader silent, and takes that back when it is dropped: a follower may
 /// stand for election again, a leader that found no successor goes on.
@@ -51,23 +67,31 @@ pub(super) async fn hand_over(shared: &Shared, within: Duration) -> bool {
     if shared.leader() != Some(me) {
         return shared.leader().is_some();
     }
-    let Some(successor) = successor(shared) else {
+    if candidates(shared).is_empty() {
         return false;
-    };
-    tracing::info!(to = successor.0, "handing leadership over");
+    }
+    tracing::info!("handing leadership over");
     let _silence = Silence::begin(shared);
     let mut leadership = shared.leadership.subscribe();
+    let mut asked = None;
     while Instant::now() < deadline {
-        if let Some(peer) = shared.network.addresses.find(successor) {
-            let header = shared.network.headers.to(successor);
-            let transport = &shared.network.transport;
-            let asked = transport.call(&peer, header, PeerRequest::Elect, ASK_INTERVAL * 4);
-            if let Err(error) = asked.await {
-                tracing::debug!(%error, "the successor cannot be asked to lead");
+        // Released at once: raft waits for whoever looks at its metrics.
+        let metrics: RaftMetrics<u64, EmptyNode> = shared.raft.metrics().borrow().clone();
+        asked = successor(
+            &candidates(shared),
+            metrics.last_log_index,
+            metrics.replication.as_ref(),
+            asked,
+        );
+        let pause = match asked {
+            Some(successor) => {
+                ask(shared, successor.node).await;
+                ASK_INTERVAL
             }
-        }
+            None => LOOK_INTERVAL,
+        };
         let other = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != me));
-        match timeout(ASK_INTERVAL, other).await {
+        match timeout(pause, other).await {
             Ok(Ok(_)) => return true,
             // Raft has stopped: nobody follows here any more.
             Ok(Err(_)) => return false,
@@ -77,12 +101,23 @@ pub(super) async fn hand_over(shared: &Shared, within: Duration) -> bool {
     false
 }
 
-/// The voter with the most of the log, of those that are up.
-fn successor(shared: &Shared) -> Option<NodeNr> {
+async fn ask(shared: &Shared, successor: NodeNr) {
+    let Some(peer) = shared.network.addresses.find(successor) else {
+        return;
+    };
+    let header = shared.network.headers.to(successor);
+    let transport = &shared.network.transport;
+    let asked = transport.call(&peer, header, PeerRequest::Elect, ASK_INTERVAL * 4);
+    if let Err(error) = asked.await {
+        tracing::debug!(to = successor.0, %error, "the successor cannot be asked to lead");
+    }
+}
+
+/// The voters that may lead.
+fn candidates(shared: &Shared) -> Vec<NodeNr> {
     let state = shared.state.borrow().clone();
-    // Released at once: raft waits for whoever looks at its metrics.
-    let metrics: openraft::RaftMetrics<u64, EmptyNode> = shared.raft.metrics().borrow().clone();
-    let replication = metrics.replication?;
+    let metrics = shared.raft.metrics();
+    let metrics = metrics.borrow();
     let voters = metrics.membership_config.voter_ids().map(NodeNr);
     let fit = voters.filter(|voter| {
         let member = state.members.get(voter);
@@ -92,5 +127,35 @@ fn successor(shared: &Shared) -> Option<NodeNr> {
                     && matches!(member.status, MemberStatus::Joining | MemberStatus::Up)
             })
     });
-    fit.max_by_key(|voter| replication.get(&voter.0).copied().flatten())
+    fit.collect()
 }
+
+/// Whom to ask now, given where the log of this node ends, how far the others have it,
+/// and who was asked before; nobody while all candidates lack entries.
+///
+/// There is no `replication` when this node does not lead any more, as when the one
+/// that was asked has raised the term. That one is asked again, unless the log went on
+/// after it was chosen: it never gets these entries, and an election finds another.
+fn successor(
+    candidates: &[NodeNr],
+    log_end: Option<u64>,
+    replication: Option<&BTreeMap<u64, Option<LogId>>>,
+    asked: Option<Successor>,
+) -> Option<Successor> {
+    let asked = asked.filter(|asked| asked.log_end == log_end);
+    let Some(replication) = replication else {
+        return asked;
+    };
+    let has_all = |node: &&NodeNr| {
+        let matched = replication.get(&node.0).copied().flatten();
+        matched.map(|matched| matched.index) == log_end
+    };
+    asked.or_else(|| {
+        let node = candidates.iter().find(has_all).copied()?;
+        Some(Successor { node, log_end })
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod handover_test;

@@ -95,6 +95,37 @@ async fn leadership_is_handed_over_faster_than_it_is_lost() {
     }
 }
 
+/// The one voter lacks an entry that is on its way to it, the other one soon has it:
+/// whichever is asked to stand must not be one that lacks it, as it could not win, and
+/// its attempts would keep the other one from winning.
+#[tokio::test(start_paused = true)]
+async fn leadership_is_handed_over_while_an_entry_is_on_its_way() {
+    for is_late in [2, 3] {
+        let world = World::of_three().await;
+        let old = world.leader().await;
+        let faults = world.network.faults();
+        let others = world.running.keys().filter(|node| node.0 != old);
+        for (number, other) in others.enumerate() {
+            let millis = if number + 2 == is_late { 100 } else { 10 };
+            faults.delay(NodeNr(old), *other, Duration::from_millis(millis));
+        }
+        let proposing = tokio::spawn({
+            let control = world.node(old).clone();
+            async move { control.propose(numbered(1)).await }
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        faults.heal_all();
+
+        let began = Instant::now();
+        let handed_over = world.node(old).hand_over_leadership(PATIENCE).await;
+        let took = began.elapsed();
+        assert!(handed_over, "after {took:?}");
+        assert!(took < world.settings.election_max, "{took:?}");
+        assert_ne!(world.leader().await, old);
+        proposing.await.unwrap().unwrap();
+    }
+}
+
 /// Given up half-way, leadership goes on, here or there.
 #[tokio::test(start_paused = true)]
 async fn a_handover_can_be_cancelled() {
