@@ -59,6 +59,9 @@ fn what_was_broken_once_is_not_again() {
         // A voter that was leaving had the entry that took its vote, and those that stayed
         // had not: it refused them its vote and could not stand, so nobody led any more.
         3_842, 5_917, 6_108,
+        // A leader stepped down in favour of a voter that lacked its latest entry: that one
+        // could not be elected, and stood so often that nobody else was either.
+        202_235,
     ];
     for seed in seeds {
         let run = Run {
