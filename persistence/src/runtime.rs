@@ -4,6 +4,7 @@
 //! A command's way: `worker.rs` receives it and finds its cell, `cell.rs`
 //! handles it, `group_commit.rs` stores what came of it, `cell.rs` answers.
 
+pub(crate) mod awaited_recovery;
 pub(crate) mod cell;
 pub(crate) mod confirmations;
 pub(crate) mod contained;

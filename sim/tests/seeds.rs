@@ -62,6 +62,9 @@ fn what_was_broken_once_is_not_again() {
         // A leader stepped down in favour of a voter that lacked its latest entry: that one
         // could not be elected, and stood so often that nobody else was either.
         202_235,
+        // A recovery waited for its permit until its shard had left the node and come
+        // back: it was begun for nobody, before the owner in between was fenced.
+        30_686,
     ];
     for seed in seeds {
         let run = Run {

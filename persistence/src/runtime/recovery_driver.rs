@@ -1,7 +1,8 @@
 //! Recovers entities: permits first come first served, a task for each.
 //!
 //! The driver owns the permits, not the entities, so that none leaks whatever
-//! ends when (I-11). Next: `recovery_pages.rs`, what a granted recovery does.
+//! ends when (I-11). A recovery whose entity has left meanwhile is not begun.
+//! Next: `recovery_pages.rs`, what a granted recovery does.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,6 +17,7 @@ use crate::recovery_permits::{Admission, RecoveryPermits};
 use crate::storage::Storage;
 use crate::trace::{TARGET, Trace};
 
+use super::awaited_recovery::Awaiting;
 use super::recovery_pages::{PageSource, Recovery};
 use super::worker::{Address, WorkerHandle};
 
@@ -56,7 +58,9 @@ impl RecoveryDriver {
         Self { events }
     }
 
-    /// Queues a recovery; its pages go to `to`.
+    /// Queues a recovery; its pages go to `to`. It is not begun any more when what is
+    /// returned has been dropped.
+    #[must_use]
     pub(crate) fn request(
         &self,
         persistence_id: PersistenceId,
@@ -64,7 +68,8 @@ impl RecoveryDriver {
         worker: WorkerHandle,
         to: Address,
         trace: &Trace,
-    ) {
+    ) -> Awaiting {
+        let (awaiting, awaited) = Awaiting::begin();
         let trace = trace.step(
             |span| info_span!(target: TARGET, parent: span, "recover", perennial.entity = %persistence_id),
         );
@@ -74,8 +79,10 @@ impl RecoveryDriver {
             plan,
             to,
             worker,
+            awaited,
             trace,
         }));
+        awaiting
     }
 }
 
@@ -149,6 +156,9 @@ async fn run_recovery(
     permit: Permit,
     duration: metrics::Histogram,
 ) {
+    if !recovery.awaited.is_awaited() {
+        return;
+    }
     let began = Instant::now();
     // What came before this in the trace was waiting for the permit.
     let replay = recovery

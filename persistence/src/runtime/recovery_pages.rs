@@ -26,6 +26,7 @@ use crate::snapshot_store::{SnapshotCriteria, SnapshotStore};
 use crate::storage::Storage;
 use crate::trace::Trace;
 
+use super::awaited_recovery::Awaited;
 use super::cell::{PageVerdict, RecoveryPage};
 use super::contained::contained;
 use super::recovery_queue::{RecoveryQueue, not_in_time};
@@ -46,6 +47,7 @@ pub(crate) struct Recovery {
     pub(crate) plan: actor::Recovery,
     pub(crate) to: Address,
     pub(crate) worker: WorkerHandle,
+    pub(crate) awaited: Awaited,
     /// A step of the command's that started the entity.
     pub(crate) trace: Trace,
 }
@@ -85,7 +87,7 @@ impl PageSource {
         let mut criteria = recovery.plan.snapshots();
         let mut refused = false;
         loop {
-            let mut beginning = self.read_beginning(id, criteria).await?;
+            let mut beginning = self.read_beginning(recovery, criteria).await?;
             beginning.forget_former_life();
             let (nr, bounds) = (beginning.snapshot_nr(), beginning.bounds);
             if refused && nr.max(bounds.tombstone) < bounds.deleted_to {
@@ -117,9 +119,10 @@ impl PageSource {
 
     async fn read_beginning(
         &self,
-        id: &PersistenceId,
+        recovery: &Recovery,
         criteria: Option<SnapshotCriteria>,
     ) -> Result<Beginning, RecoveryFault> {
+        let id = &recovery.persistence_id;
         let snapshot_max = criteria.map_or(SequenceNr::ZERO, |wanted| wanted.max_sequence_nr);
         if let Some(criteria) = criteria
             && criteria != SnapshotCriteria::up_to(snapshot_max)
@@ -132,7 +135,8 @@ impl PageSource {
             snapshot_max,
         };
         let limit = self.settings.recovery_event_timeout;
-        let read = self.queue.read(wanted.clone(), limit).await;
+        let awaited = recovery.awaited.clone();
+        let read = self.queue.read(wanted.clone(), awaited, limit).await;
         if let Some(beginning) = read.map_err(fault)? {
             return Ok(beginning);
         }

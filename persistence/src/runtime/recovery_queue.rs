@@ -20,6 +20,7 @@ use crate::journal::JournalError;
 use crate::recovery_reader::{Beginning, BeginningLimits, RecoveryReader, Wanted};
 use crate::replay::BEGINNING_EVENTS_MAX;
 
+use super::awaited_recovery::Awaited;
 use super::contained::contained;
 
 /// Entities of one call.
@@ -48,6 +49,7 @@ struct Shared {
 
 struct Waiting {
     wanted: Wanted,
+    awaited: Awaited,
     /// Told when the call begins.
     begun: oneshot::Sender<()>,
     answer: oneshot::Sender<ReadBeginning>,
@@ -70,12 +72,18 @@ impl RecoveryQueue {
     /// Waits for its turn, for `limit` at most, and then for what is read, until the
     /// call is over: who gave up before would have others read in his place, beyond
     /// what may be read at once (I-11). Safe to cancel: nothing is read for who has
-    /// left before his turn.
-    pub(crate) async fn read(&self, wanted: Wanted, limit: Duration) -> ReadBeginning {
+    /// left before his turn, nor for an entity that has.
+    pub(crate) async fn read(
+        &self,
+        wanted: Wanted,
+        awaited: Awaited,
+        limit: Duration,
+    ) -> ReadBeginning {
         let (answer, read) = oneshot::channel();
         let (begun, mut has_begun) = oneshot::channel();
         self.lock().push_back(Waiting {
             wanted,
+            awaited,
             begun,
             answer,
         });
@@ -114,7 +122,8 @@ impl RecoveryQueue {
         while wanted.len() < ENTITIES_MAX
             && let Some(next) = waiting.pop_front()
         {
-            if !next.answer.is_closed() && next.begun.send(()).is_ok() {
+            let is_needed = next.awaited.is_awaited() && !next.answer.is_closed();
+            if is_needed && next.begun.send(()).is_ok() {
                 wanted.push(next.wanted);
                 answers.push(next.answer);
             }
@@ -180,7 +189,7 @@ fn late(limit: Duration) -> String {
 }
 
 fn unanswered() -> JournalError {
-    unavailable("the engine is stopping".to_owned())
+    unavailable("the entity has left, or the engine is stopping".to_owned())
 }
 
 fn unavailable(message: String) -> JournalError {

@@ -37,6 +37,7 @@ use crate::persistence_id::PersistenceId;
 use crate::sequence_nr::SequenceNr;
 use crate::writer::WriterUuid;
 
+use super::awaited_recovery::Awaiting;
 use super::cell::{Action, Cell, CellContext, Next, OutsideTicket, PageVerdict};
 use super::recovery_pages::RecoveryFault;
 
@@ -62,6 +63,8 @@ struct Resident {
     ready: bool,
     /// Its commands that wait, as counted in the node's budget.
     kept: usize,
+    /// While it recovers.
+    recovery: Option<Awaiting>,
 }
 
 /// One worker's cells and what it needs to run them.
@@ -245,8 +248,11 @@ impl Worker {
         let recovering = cell.is_recovering();
         let next = tell(cell, &mut cx);
         let recovered = recovering && !cell.is_recovering();
-        if recovered && let Some(failed) = self.failures.get_mut(&cell.persistence_id) {
-            failed.backoff.recovered(now.into_std());
+        if recovered {
+            if let Some(failed) = self.failures.get_mut(&cell.persistence_id) {
+                failed.backoff.recovered(now.into_std());
+            }
+            self.cells[slot].recovery = None;
         }
         self.recount(slot);
         self.perform(slot);

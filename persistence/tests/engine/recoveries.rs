@@ -16,7 +16,7 @@ use perennial_persistence::storage::memory::MemoryStorage;
 use perennial_persistence::testing::around_journal::AroundJournal;
 use perennial_persistence::writer::WriterUuid;
 
-use crate::fixture::{Command, Fixture, add, answered, error, notes, texts};
+use crate::fixture::{Command, Fixture, add, answered, error, notes, shard, texts};
 
 /// Counts calls, entities and what is under way at once.
 struct Counted {
@@ -312,4 +312,34 @@ async fn i11_a_recovery_keeps_its_permit_until_its_call_is_over() {
     let under_way_max = counted.under_way_max.load(Ordering::SeqCst);
     assert!(under_way_max <= 3, "{under_way_max} at once");
     assert_eq!(recovered, 6);
+}
+
+/// I-2: what an entity has asked for is not read once its shard has left: whoever owns
+/// it then may not recover yet, and nobody waits for what is read.
+#[tokio::test(start_paused = true)]
+async fn i2_a_recovery_nobody_waits_for_is_not_begun() {
+    // Two are read at once: the third waits for a permit, or with it for its turn.
+    for permits in [2, 3] {
+        let settings = EngineSettings {
+            max_concurrent_recoveries: permits,
+            ..EngineSettings::default()
+        };
+        let (f, counted) = fixture(Duration::from_secs(1), settings).await;
+        let mut reads = Vec::new();
+        for id in ["a", "b", "c"] {
+            reads.push(f.tell(id, &Command::List));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let read = || counted.entities.load(Ordering::SeqCst);
+        assert_eq!(read(), 2);
+        let limit = Duration::from_secs(1);
+        for mut stop in f.engine.stop_shards(&[shard("c")], limit).await {
+            stop.all_left().await;
+        }
+        // Of another shard, and behind it.
+        f.ask("other", &Command::List).await.unwrap();
+        assert_eq!(read(), 3, "with {permits} permits");
+        f.ask("c", &Command::List).await.unwrap();
+        assert_eq!(read(), 4, "with {permits} permits");
+    }
 }

@@ -34,7 +34,8 @@ impl Worker {
                     let id = cell.persistence_id.clone();
                     let recoveries = &self.shared.recoveries;
                     let trace = cell.first_trace();
-                    recoveries.request(id, plan, worker.clone(), from, &trace);
+                    let awaiting = recoveries.request(id, plan, worker.clone(), from, &trace);
+                    self.cells[slot].recovery = Some(awaiting);
                 }
                 Action::Append(append, traces) => {
                     self.shared.commit.submit(append, &traces, from);

@@ -68,6 +68,7 @@ impl Worker {
             cell,
             ready: false,
             kept: 0,
+            recovery: None,
         });
         self.by_id.insert(id, slot);
         self.recount(slot);
