@@ -238,16 +238,16 @@ async fn a_connection_is_made_anew_when_it_is_old() {
 async fn who_does_not_read_is_cut_off_and_told_why() {
     let node = node(&[("node.limits.slow_reader_timeout", "500ms")]).await;
     let client = Client::connect(&node.address()).await.unwrap();
+    // Far more than the node sends ahead of a client that makes no room for it: what gRPC
+    // writes together (32 KiB), and some events.
     for _ in 0..100 {
-        client
-            .send(command("counter", "a", &json!({"add": 1})))
-            .await
-            .unwrap();
+        let mut add = command("counter", "a", &json!({"add": 1}));
+        add.metadata.insert("note".into(), "x".repeat(2000));
+        client.send(add).await.unwrap();
     }
-    // So little room that a few events fill it.
     let endpoint = Endpoint::from_shared(node.address()).unwrap();
     let channel = endpoint
-        .initial_stream_window_size(1_u32)
+        .initial_stream_window_size(1024_u32)
         .connect()
         .await
         .unwrap();
