@@ -2,8 +2,9 @@
 //! many there may be, how long one may take to say something, and encryption.
 //!
 //! `accepting` takes connections from a port, counts them (`counts.rs`) and shakes
-//! hands; `connection` is one of them, as a stream of bytes that does not wait for
-//! ever; `http2` serves those of the gRPC port and `http1` those of the HTTP port.
+//! hands; who may not come in is told why (`turning_away.rs`); `connection` is one of
+//! them, as a stream of bytes that does not wait for ever; `http2` serves those of the
+//! gRPC port and `http1` those of the HTTP port.
 //! The port for other nodes is served by `peer/server.rs`. What is answered to a
 //! request is none of this.
 

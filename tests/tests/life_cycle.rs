@@ -107,7 +107,7 @@ async fn a_node_whose_cluster_is_gone_does_not_wait_to_be_drained() {
         .postgres(&database)
         .await
         .unwrap();
-    // For others to take its shards, it would wait for six of these.
+    // It would wait for others to take its shards for six of these minutes.
     let cluster = cluster.setting("node.drain_timeout", "10m");
     let mut cluster = cluster.start().await.unwrap();
     let node_id = cluster.node_id(0, 1).await.unwrap();
