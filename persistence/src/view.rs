@@ -221,7 +221,11 @@ async fn follow<V: View>(
             () = sleep_until(next_at), if interval.is_some() => None,
         };
         match request {
-            Some(Request::Read(read)) => folding.read(read),
+            Some(Request::Read(read)) => {
+                folding.read(read);
+                // Whoever reads all the time must not put the update off.
+                continue;
+            }
             Some(Request::Update(reply)) => {
                 let _ = reply.send(folding.update().await);
             }

@@ -102,8 +102,8 @@ async fn a_view_is_updated_when_asked() {
     assert_eq!(state(&view).await, (vec![1, 2, 5], 5));
 }
 
-/// It writes nothing to the journal: the entity's stream is as it was, and there is no
-/// stream of the view's.
+/// However often it is read. It writes nothing to the journal: the entity's stream is as it
+/// was, and there is no stream of the view's.
 #[tokio::test]
 async fn a_view_updates_itself_and_writes_nothing() {
     let node = Node::running(Counter).await;
@@ -113,7 +113,7 @@ async fn a_view_updates_itself_and_writes_nothing() {
         node.events::<Counter>("c").await,
     );
     let settings = ViewSettings {
-        update_interval: Some(Duration::from_millis(1)),
+        update_interval: Some(Duration::from_millis(50)),
         ..with_snapshots(&node).await
     };
     let view = follow(&node, settings);
