@@ -3,8 +3,9 @@
 //!
 //! `accepting` takes connections from a port, counts them (`counts.rs`) and shakes
 //! hands; who may not come in is told why (`turning_away.rs`); `connection` is one of
-//! them, as a stream of bytes that does not wait for ever; `http2` serves those of the
-//! gRPC port and `http1` those of the HTTP port.
+//! them, as a stream of bytes that does not wait for ever, and whose last words are heard
+//! (`lingering.rs`); `http2` serves those of the gRPC port and `http1` those of the HTTP
+//! port.
 //! The port for other nodes is served by `peer/server.rs`. What is answered to a
 //! request is none of this.
 
@@ -13,6 +14,7 @@ pub(crate) mod connection;
 mod counts;
 pub(crate) mod http1;
 pub(crate) mod http2;
+mod lingering;
 pub mod protection;
 mod turning_away;
 

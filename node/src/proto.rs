@@ -3,6 +3,7 @@
 //! The contract itself, with its comments, is in the `.proto` files.
 
 pub(crate) mod codec;
+pub mod unprocessed;
 
 /// Package `perennial.v1`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]

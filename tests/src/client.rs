@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use perennial::proto::unprocessed::was_not_processed;
 use perennial::proto::v1::cluster_service_client::ClusterServiceClient;
 use perennial::proto::v1::entity_service_client::EntityServiceClient;
 use perennial::proto::v1::{
@@ -31,7 +32,7 @@ pub struct Failure {
     pub applied: String,
     /// For people.
     pub message: String,
-    /// The command was not sent: nobody listens there, or the connection was closing.
+    /// Nobody took the command: nobody listens there, or the connection was ending.
     pub refused: bool,
 }
 
@@ -77,22 +78,13 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
         let mut message = status.message().to_owned();
-        let mut refused = false;
         let mut cause = std::error::Error::source(&status);
         while let Some(error) = cause {
             message.push_str(&format!(": {error}"));
-            refused |= error
-                .downcast_ref::<std::io::Error>()
-                .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
-            // What hyper takes back was still waiting to be written when the node said
-            // good-bye.
-            refused |= error
-                .downcast_ref::<hyper::Error>()
-                .is_some_and(hyper::Error::is_canceled);
             cause = error.source();
         }
         Self {
-            refused,
+            refused: was_not_processed(&status),
             ..Self::new(status.code(), message, &details)
         }
     }

@@ -18,6 +18,7 @@ use super::connection::Refused;
 use crate::config::SettingsError;
 use crate::grpc::status::REASONS;
 use crate::node::NodeError;
+use crate::proto::unprocessed::was_not_processed;
 
 /// Why the process exits with something else than 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,9 +94,12 @@ impl Failure {
             Kind::Failed
         };
         let cause = std::error::Error::source(status);
-        // Without details it does not come from a node: the connection was lost, unless
-        // there never was one.
-        let otherwise = if never_sent(cause) { "no" } else { "unknown" };
+        // Without details it does not come from a node's services.
+        let otherwise = if was_not_processed(status) || refused(cause) {
+            "no"
+        } else {
+            "unknown"
+        };
         let applied = info
             .and_then(|info| info.metadata.get("applied").cloned())
             .unwrap_or_else(|| otherwise.to_owned());
@@ -216,17 +220,9 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// Whether a call ended before anything of it went out: the node refused the connection,
-/// or the connection ended while the call waited to be written, and hyper gave it back.
-fn never_sent(mut cause: Option<&(dyn std::error::Error + 'static)>) -> bool {
-    while let Some(error) = cause {
-        let given_back = error.downcast_ref().is_some_and(hyper::Error::is_canceled);
-        if given_back || error.is::<Refused>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+/// Whether the cause is a connection that the node refused, and with it the call.
+fn refused(cause: Option<&(dyn std::error::Error + 'static)>) -> bool {
+    std::iter::successors(cause, |cause| cause.source()).any(<dyn std::error::Error>::is::<Refused>)
 }
 
 /// An error with its causes, as far as they say something new.
@@ -307,21 +303,11 @@ mod tests {
         assert_eq!(failure.error.applied, "no");
     }
 
-    /// The connection ends while the call has not been written.
-    #[tokio::test]
-    async fn a_call_that_was_never_sent_changed_nothing() {
-        let (client, server) = tokio::io::duplex(1024);
-        let executor = hyper_util::rt::TokioExecutor::new();
-        let stream = hyper_util::rt::TokioIo::new(client);
-        let (mut calls, connection) = hyper::client::conn::http2::handshake(executor, stream)
-            .await
-            .unwrap();
-        drop(connection);
-        let request = axum::http::Request::new(axum::body::Body::empty());
-        let error = calls.send_request(request).await.unwrap_err();
-        drop(server);
-        let mut status = Status::cancelled("lost");
-        status.set_source(std::sync::Arc::new(error));
+    #[test]
+    fn a_call_that_was_not_processed_changed_nothing() {
+        let nobody = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let mut status = Status::unavailable("lost");
+        status.set_source(std::sync::Arc::new(nobody));
         assert_eq!(Failure::of_status(&status).error.applied, "no");
     }
 

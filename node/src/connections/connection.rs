@@ -1,7 +1,8 @@
 //! One connection: bytes in and out, and what is known of the other end.
 //!
 //! It fails by itself when the other end does not say what it wants in time, or
-//! takes nothing of what is sent to it.
+//! takes nothing of what is sent to it. It ends when the other end has hung up too, or
+//! has had time to (`lingering.rs`).
 
 use std::future::Future;
 use std::io;
@@ -16,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::counts::Counted;
+use super::lingering::Lingering;
 use super::protection::ConnectionFacts;
 use crate::tls::client_certificate::ClientCertificate;
 
@@ -31,6 +33,8 @@ pub(crate) struct Connection {
     beginning: Option<Beginning>,
     write_timeout: Duration,
     write_stalled: Option<Pin<Box<Sleep>>>,
+    /// Since everything is said.
+    lingering: Option<Lingering>,
     _counted: Counted,
 }
 
@@ -78,6 +82,7 @@ impl Connection {
             }),
             write_timeout: parts.write_timeout,
             write_stalled: None,
+            lingering: None,
             _counted: parts.counted,
         }
     }
@@ -171,11 +176,20 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let progress = match &mut this.io {
-            Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        if this.lingering.is_none() {
+            let progress = match &mut this.io {
+                Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+                Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            };
+            ready!(this.watch_writing(context, progress))?;
+        }
+        let stream = match &mut this.io {
+            Io::Plain(stream) => stream,
+            // Nobody wants to know what is in there.
+            Io::Tls(stream) => stream.get_mut().0,
         };
-        this.watch_writing(context, progress)
+        let lingering = this.lingering.get_or_insert_with(Lingering::new);
+        lingering.poll(context, stream).map(Ok)
     }
 
     fn poll_write_vectored(

@@ -3,26 +3,26 @@
 //!
 //! Words get lost in two ways, and neither may be left to luck:
 //!
-//! * A connection that is closed with bytes unread is reset by the system, and what was
-//!   said over it is dropped. So what the client still sends is read until it hangs up.
+//! * The connection is reset because of what the client still sends (`lingering.rs`).
 //! * A client of HTTP/2 that is sent away before its first call has nobody to pass the
 //!   words on to. So it is sent away in answer to that call.
 //!
-//! Each takes [`PATIENCE`] at most. Who is to be turned away is decided in
+//! Who is to be turned away is decided in
 //! `accepting.rs`; how the command line notices it, in `tls/refusal.rs`.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// What a client gets to make its first call, and again to hang up.
+use super::lingering::Lingering;
+
+/// What a client gets to make its first call.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The first call stands within so many bytes, or is taken to have come.
 const FIRST_CALL_MAX: usize = 16 * 1024;
-/// What a client may send that is told to go.
-const DISCARDED_MAX: u64 = 1024 * 1024;
 
 /// A fatal alert of TLS: handshake_failure.
 const TLS_ALERT: &[u8] = &[0x15, 3, 1, 0, 2, 2, 40];
@@ -64,9 +64,8 @@ pub(super) async fn tell_not_to_use_tls(mut stream: TcpStream) {
 /// For who has been told: ends the connection so that it is heard.
 pub(super) async fn hang_up(mut stream: TcpStream) {
     let _ = stream.shutdown().await;
-    let mut rest = stream.take(DISCARDED_MAX);
-    let mut nowhere = tokio::io::sink();
-    let _ = timeout(PATIENCE, tokio::io::copy(&mut rest, &mut nowhere)).await;
+    let mut lingering = Lingering::new();
+    poll_fn(|context| lingering.poll(context, &mut stream)).await;
 }
 
 /// Reads until a client of HTTP/2 has begun a call, or has gone.
@@ -110,16 +109,8 @@ fn go_away(words: &str) -> Vec<u8> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use tokio::net::TcpListener;
-
     use super::*;
-
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap());
-        let (client, accepted) = tokio::join!(client, listener.accept());
-        (client.unwrap(), accepted.unwrap().0)
-    }
+    use crate::connections::lingering::tests::pair;
 
     fn settings_and_window() -> Vec<u8> {
         let window = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 1, 0, 0];
