@@ -96,12 +96,26 @@ impl<E: EventSourced> EntityRef<E> {
     /// Sends a command and does not wait. Nobody learns what became of it.
     ///
     /// # Errors
-    /// [`AskError::Encode`] or an unregistered type: nothing was sent.
+    /// [`AskError::Encode`], a command that is too large, or an unregistered type: nothing
+    /// was sent.
     pub fn tell(&self, command: &E::Command) -> Result<(), AskError> {
         self.intake.served_type(E::ENTITY_TYPE)?;
-        let request = request_of::<E>(command, None)?;
+        let request = self.request(command, None)?;
         self.intake.tell(self.persistence_id.clone(), request);
         Ok(())
+    }
+
+    /// The command encoded, if it is not too large to be sent anywhere.
+    fn request(
+        &self,
+        command: &E::Command,
+        command_id: Option<CommandId>,
+    ) -> Result<Request, AskError> {
+        let request = request_of::<E>(command, command_id)?;
+        if let Request::Command { payload, .. } = &request {
+            self.intake.admission.check_len(payload.bytes.len())?;
+        }
+        Ok(request)
     }
 
     async fn send(
@@ -110,10 +124,7 @@ impl<E: EventSourced> EntityRef<E> {
         command_id: Option<CommandId>,
     ) -> Result<E::Reply, AskError> {
         let served = self.intake.served_type(E::ENTITY_TYPE)?;
-        let request = request_of::<E>(command, command_id)?;
-        if let Request::Command { payload, .. } = &request {
-            self.intake.admission.check_len(payload.bytes.len())?;
-        }
+        let request = self.request(command, command_id)?;
         let deadline = Deadline::after(self.timeout, Instant::now());
         let persistence_id = self.persistence_id.clone();
         let answer = self

@@ -60,7 +60,7 @@ use perennial_persistence::registry::NodeNr;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic_health::server::HealthReporter;
 
 pub use self::builder::NodeBuilder;
@@ -120,11 +120,12 @@ pub struct Node {
     cluster_part: ClusterPart,
     health: HealthReporter,
     readiness: Readiness,
+    readiness_task: AbortOnDropHandle<()>,
     stopping: CancellationToken,
     streams: TaskTracker,
     grpc_task: JoinHandle<()>,
     http_task: JoinHandle<()>,
-    peer_task: JoinHandle<Result<(), tonic::transport::Error>>,
+    peer_task: JoinHandle<()>,
     close_on_drop: DropGuard,
 }
 
@@ -203,9 +204,8 @@ impl Node {
             },
             // Without an error they end only when they are asked to.
             _ = &mut self.grpc_task => NodeError::TaskEnded { task: "the gRPC port" },
-            ended = &mut self.peer_task => match ended {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) | Err(_) => NodeError::TaskEnded { task: "the port for other nodes" },
+            _ = &mut self.peer_task => NodeError::TaskEnded {
+                task: "the port for other nodes",
             },
         };
         // Nothing can be finished any more, but what was accepted is answered.
@@ -221,10 +221,14 @@ impl Node {
             "stopping: what was accepted is finished first"
         );
         let until = StopTimes::within(self.drain_timeout, Instant::now());
+        // It must not be ready again because of what the cluster says meanwhile.
+        self.readiness_task.abort();
+        let _ = (&mut self.readiness_task).await;
         self.readiness.set(false);
         server::set_health(&self.health, false).await;
         self.cluster_part.drain(until.drained).await;
         self.stopping.cancel();
+        server::end_watches(&self.health).await;
         self.streams.close();
         self.finish_calls(until.calls_finished).await;
         self.cluster_part.end(until.ended).await;

@@ -28,6 +28,9 @@ const VERSION: u32 = 1;
 /// snapshots.
 const CONTROL_LEN_MAX: usize = 16 << 20;
 
+/// Nodes that a cluster may have, as far as what is kept for each of them goes.
+pub(crate) const NODES_MAX: usize = 1024;
+
 /// Sizes of messages between nodes. They follow from `node.max_payload`, which
 /// therefore should be the same on all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,3 +117,8 @@ fn usize_of_wire(what: &'static str, number: u64) -> Result<usize, Malformed> {
 #[path = "peer/peer_test.rs"]
 #[allow(clippy::unwrap_used)]
 mod peer_test;
+
+#[cfg(test)]
+#[path = "peer/connections_test.rs"]
+#[allow(clippy::unwrap_used)]
+mod connections_test;

@@ -64,6 +64,23 @@ pub enum PeerRequest {
     Figures,
 }
 
+impl PeerRequest {
+    /// Whether it is asked for somebody outside, who waits for it alone, and may take
+    /// long. The cluster depends on all others being answered soon, so a transport must
+    /// not let them wait behind errands.
+    #[must_use]
+    pub fn is_errand(&self) -> bool {
+        match self {
+            Self::Raft(_) | Self::Heartbeat(_) | Self::Propose(_) | Self::Elect => false,
+            Self::LiveEntities
+            | Self::Describe(_)
+            | Self::Passivate(_)
+            | Self::Delete(_)
+            | Self::Figures => true,
+        }
+    }
+}
+
 /// The answer to a [`PeerRequest`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum PeerResponse {

@@ -347,7 +347,12 @@ impl Life {
             leadership: part.control().leadership(),
         });
         let over = tokio::select! {
-            over = async { part.join().await; part.over().await } => over,
+            over = async {
+                match part.join().await {
+                    Ok(()) => part.over().await,
+                    Err(error) => Ended::Failed(error),
+                }
+            } => over,
             () = self.seen.stop.cancelled() => {
                 self.stop(part, listener).await;
                 return Over::Stopped;

@@ -142,6 +142,13 @@ impl Failure {
         failure
     }
 
+    /// Something has been asked for before that changes what is there: that this failed
+    /// does not say that it did not happen.
+    pub(super) fn after_a_change(mut self) -> Self {
+        self.error.applied = "unknown".to_owned();
+        self
+    }
+
     /// Refused by the entity's own rules.
     pub(super) fn is_rejection(&self) -> bool {
         self.kind == Kind::Rejected
@@ -216,7 +223,8 @@ impl From<std::io::Error> for Failure {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             return Self::new(Kind::OutputClosed, "FAILED", "");
         }
-        Self::local(format!("cannot write to standard output: {error}"))
+        // What could not be printed may be that a command was applied.
+        Self::local(format!("cannot write to standard output: {error}")).after_a_change()
     }
 }
 

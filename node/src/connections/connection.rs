@@ -14,7 +14,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
 use super::counts::Counted;
 use super::lingering::Lingering;
@@ -87,7 +86,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn facts(&self) -> ConnectionFacts {
+    pub(crate) fn facts(&self) -> ConnectionFacts {
         self.facts
     }
 
@@ -210,13 +209,5 @@ impl AsyncWrite for Connection {
             Io::Plain(stream) => stream.is_write_vectored(),
             Io::Tls(stream) => stream.is_write_vectored(),
         }
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ConnectionFacts;
-
-    fn connect_info(&self) -> ConnectionFacts {
-        self.facts
     }
 }

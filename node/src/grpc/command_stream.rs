@@ -174,6 +174,16 @@ impl CommandStream {
                 self.cut_off.cut_off();
             }
         }
+        // What is answered is not read yet.
+        let Self {
+            responses,
+            slots,
+            held,
+            cut_off,
+            ..
+        } = self;
+        drop((responses, slots, held));
+        cut_off.keep_until_read();
     }
 
     /// Hands a command on, or refuses it.

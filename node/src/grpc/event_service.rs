@@ -144,13 +144,27 @@ impl Reader {
     /// Ends when the range is read, the client goes away, its token expires or the node
     /// stops; never while the journal is read, because that is not dropped half-way.
     async fn run(mut self, stopping: CancellationToken) {
+        self.read(stopping).await;
+        let Self {
+            events, cut_off, ..
+        } = self;
+        drop(events);
+        cut_off.keep_until_read();
+    }
+
+    async fn read(&mut self, stopping: CancellationToken) {
         while self.next <= self.to {
             let page = match stopping.is_cancelled() {
                 true => Err(Stopped::Failed(ServiceError::Stopping)),
                 false => self.send_page().await,
             };
             match page {
-                Ok(0) if !self.follow => return,
+                Ok(0) if !self.follow => {
+                    // Its last event was there when the range was decided.
+                    let error = self.gap(None).await;
+                    let _ = self.send(Err(error.into())).await;
+                    return;
+                }
                 Ok(0) => tokio::select! {
                     error = self.validity.over() => {
                         let _ = self.send(Err(error.into())).await;
@@ -185,7 +199,7 @@ impl Reader {
         let count = page.len();
         for event in page {
             if event.sequence_nr != self.next {
-                return Err(Stopped::Failed(self.gap(event.sequence_nr).await));
+                return Err(Stopped::Failed(self.gap(Some(event.sequence_nr)).await));
             }
             self.next = event.sequence_nr.next();
             // Also while the client is slow: nothing is sent to somebody else.
@@ -210,9 +224,9 @@ impl Reader {
         }
     }
 
-    /// Events are missing before `found`: deleted meanwhile, or the journal is
-    /// damaged, as streams have no gaps (promise I-3).
-    async fn gap(&self, found: SequenceNr) -> ServiceError {
+    /// Events are missing before `found`, or all that were there: deleted meanwhile, or
+    /// the journal is damaged, as streams have no gaps (promise I-3).
+    async fn gap(&self, found: Option<SequenceNr>) -> ServiceError {
         match self.journal.bounds(&self.persistence_id).await {
             Ok(StreamBounds { deleted_to, .. }) if deleted_to >= self.next => {
                 CommandError::HistoryDeleted { deleted_to }.into()
@@ -220,7 +234,13 @@ impl Reader {
             Ok(_) => ServiceError::Journal(JournalError::Corrupt {
                 persistence_id: self.persistence_id.to_string(),
                 sequence_nr: self.next,
-                message: format!("it is missing, the next event is {found}"),
+                message: match found {
+                    Some(found) => format!("it is missing, the next event is {found}"),
+                    None => format!(
+                        "it is missing, as is all up to {}, which was there",
+                        self.to
+                    ),
+                },
             }),
             Err(error) => error.into(),
         }

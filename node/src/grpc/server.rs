@@ -28,6 +28,9 @@ use crate::proto::v1::cluster_service_server::{ClusterServiceServer, SERVICE_NAM
 use crate::proto::v1::entity_service_server::{EntityServiceServer, SERVICE_NAME as ENTITY};
 use crate::proto::v1::event_service_server::{EventServiceServer, SERVICE_NAME as EVENT};
 
+/// What the health can be asked of; all of it when nothing is named.
+const HEALTH_OF: [&str; 4] = ["", ENTITY, EVENT, CLUSTER];
+
 /// Everything that is served to clients.
 pub(crate) struct Services {
     pub(crate) entities: EntityService,
@@ -52,8 +55,17 @@ pub(crate) async fn set_health(health: &HealthReporter, serving: bool) {
     } else {
         ServingStatus::NotServing
     };
-    for service in ["", ENTITY, EVENT, CLUSTER] {
+    for service in HEALTH_OF {
         health.set_service_status(service, status).await;
+    }
+}
+
+/// Ends the streams of those who watch the health, after they were told of it last. By
+/// themselves they never end, and the port would wait for them.
+pub(crate) async fn end_watches(health: &HealthReporter) {
+    let mut health = health.clone();
+    for service in HEALTH_OF {
+        health.clear_service_status(service).await;
     }
 }
 

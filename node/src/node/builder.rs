@@ -13,8 +13,9 @@ use perennial_persistence::registry::NodeAddresses;
 use perennial_persistence::storage::{Storage, StorageUrl, migrate};
 use perennial_sharding::forming::disk::{MemoryDisk, NodeDisk};
 use perennial_sharding::peer::PeerTransport;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic_health::server::HealthReporter;
 
 use super::client_access::{client_access, follow_keys};
@@ -26,7 +27,7 @@ use super::journal_wait::until_there;
 use super::ports::{Addresses, Ports};
 use super::ready::{follow_readiness, until_up};
 use super::shared_journal::SharedJournal;
-use super::{GRPC_ADDRESS, HTTP_ADDRESS, Node, NodeError, PEER_ADDRESS};
+use super::{ENGINE_STOP_MAX, Ended, GRPC_ADDRESS, HTTP_ADDRESS, Node, NodeError, PEER_ADDRESS};
 use crate::admission::Admission;
 use crate::config::Settings;
 use crate::connections::http1;
@@ -321,7 +322,7 @@ impl NodeBuilder {
             .names()
             .filter_map(|name| Some((name, self.types.command_codec(name)?)))
             .collect();
-        cluster_part.join().await;
+        cluster_part.join().await?;
         let (node_id, control) = (cluster_part.node(), cluster_part.control().clone());
 
         let admission = Admission::new(settings.max_in_flight, settings.engine.max_payload);
@@ -386,9 +387,21 @@ impl NodeBuilder {
             stopping.clone(),
         )?;
         let grpc_task = tokio::spawn(serving);
-        until_up(&control, node_id).await;
+        let ended = tokio::select! {
+            () = until_up(&control, node_id) => None,
+            ended = cluster_part.over() => Some(ended),
+        };
+        if let Some(ended) = ended {
+            // Clients may have sent something already.
+            let engine_until = Instant::now() + ENGINE_STOP_MAX;
+            cluster_part.stop_engine(engine_until).await;
+            return Err(match ended {
+                Ended::Removed => NodeError::Removed,
+                Ended::Failed(error) => error,
+            });
+        }
         let follow = follow_readiness(control.clone(), node_id, readiness.clone(), health.clone());
-        tokio::spawn(stopping.clone().run_until_cancelled_owned(follow));
+        let readiness_task = AbortOnDropHandle::new(tokio::spawn(follow));
         tracing::info!(
             node = node_id.0,
             incarnation = cluster_part.incarnation().number,
@@ -409,6 +422,7 @@ impl NodeBuilder {
             cluster_part,
             health,
             readiness,
+            readiness_task,
             stopping,
             streams,
             grpc_task,

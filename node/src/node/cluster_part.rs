@@ -217,13 +217,21 @@ impl ClusterPart {
 
     /// Joins the cluster, and lives as its member from then on, one session after
     /// the other. Waits as long as that takes.
-    pub async fn join(&mut self) {
+    ///
+    /// # Errors
+    /// When the node can never join as it is: [`NodeError::Presence`], or its raft has
+    /// failed.
+    pub async fn join(&mut self) -> Result<(), NodeError> {
         let incarnation = self.incarnation;
         let lease = self.membership.host(&incarnation);
-        self.membership.join(&incarnation).await;
-        let living = Arc::clone(&self.membership);
-        let living = tokio::spawn(async move { living.live(incarnation, lease).await });
+        let membership = Arc::clone(&self.membership);
+        tokio::select! {
+            () = membership.join(&incarnation) => {}
+            error = broken(&mut self.presence_task, &self.control) => return Err(error),
+        }
+        let living = tokio::spawn(async move { membership.live(incarnation, lease).await });
         self.member_task = Some(AbortOnDropHandle::new(living));
+        Ok(())
     }
 
     /// What messages of other nodes are handed to.
@@ -267,22 +275,18 @@ impl ClusterPart {
 
     /// Returns when it is over, though nobody asked. Safe to cancel.
     pub async fn over(&mut self) -> Ended {
-        let Some(member_task) = &mut self.member_task else {
-            return std::future::pending().await;
+        let living = async {
+            match &mut self.member_task {
+                Some(member_task) => member_task.await,
+                None => std::future::pending().await,
+            }
         };
-        let error = tokio::select! {
-            ended = member_task => match ended {
-                Ok(Ended::Removed) => return Ended::Removed,
-                Ok(Ended::Failed(error)) => error,
-                Err(_) => NodeError::TaskEnded { task: "membership" },
-            },
-            ended = &mut self.presence_task => match ended {
-                Ok(end) => end.into(),
-                Err(_) => NodeError::TaskEnded { task: "the node's presence" },
-            },
-            error = self.control.failed() => error.into(),
-        };
-        Ended::Failed(error)
+        tokio::select! {
+            ended = living => ended.unwrap_or(Ended::Failed(NodeError::TaskEnded {
+                task: "membership",
+            })),
+            error = broken(&mut self.presence_task, &self.control) => Ended::Failed(error),
+        }
     }
 
     /// Hands all shards to other nodes, and waits until those know, until the deadline.
@@ -341,5 +345,19 @@ impl ClusterPart {
         if timeout_at(deadline, engine.stop()).await.is_err() {
             tracing::warn!("entities were not finished in time: they recover from the journal");
         }
+    }
+}
+
+/// Why a node cannot be a member, whether it has joined or not; returns when that is so.
+async fn broken(
+    presence: &mut AbortOnDropHandle<PresenceEnd>,
+    control: &RaftControlPlane,
+) -> NodeError {
+    tokio::select! {
+        ended = presence => match ended {
+            Ok(end) => end.into(),
+            Err(_) => NodeError::TaskEnded { task: "the node's presence" },
+        },
+        error = control.failed() => error.into(),
     }
 }

@@ -85,6 +85,9 @@ pub enum NodeError {
     /// The node cannot stay in the cluster as it is.
     #[error("{0}: restart this node")]
     Presence(#[from] PresenceEnd),
+    /// The node was taken out of the cluster before it was up.
+    #[error("this node was taken out of the cluster while it started: start it again to join anew")]
+    Removed,
     /// The node has no part in the cluster's decisions any more.
     #[error(transparent)]
     Raft(#[from] RaftError),
@@ -97,9 +100,6 @@ pub enum NodeError {
     /// The keys of tokens cannot be read.
     #[error("{0}: {source}", source = std::error::Error::source(.0).map(ToString::to_string).unwrap_or_default())]
     Jwks(#[from] JwksFileError),
-    /// The port for other nodes failed.
-    #[error("the port for other nodes failed: {0}")]
-    Peers(#[from] tonic::transport::Error),
     /// Metrics cannot be recorded.
     #[error("metrics cannot be recorded, because this process has another recorder: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),

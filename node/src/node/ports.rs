@@ -16,16 +16,21 @@ use crate::config::Settings;
 use crate::connections::ConnectionLimits;
 use crate::connections::accepting::{Door, Encryption, accept};
 use crate::connections::connection::Connection;
+use crate::peer::NODES_MAX;
 use crate::tls::TlsError;
 use crate::tls::credentials::{ClientPortTls, PeerTls, for_clients, for_peers};
 use crate::tls::reload::Reloading;
 
 /// Connections of the HTTP port: probes, scrapers and people.
 const HTTP_CONNECTIONS_MAX: usize = 512;
-/// Connections of other nodes, of which each has two.
-const PEER_CONNECTIONS_MAX: usize = 1024;
-/// Of those, from one address, where several nodes may be.
-const PEER_CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
+/// Of those, from one address, so that nobody keeps the probes out.
+const HTTP_CONNECTIONS_PER_ADDRESS_MAX: usize = 128;
+/// Connections of other nodes, of which each has three, and new ones before the old
+/// ones are gone.
+const PEER_CONNECTIONS_MAX: usize = 4 * NODES_MAX;
+/// Of those, from one address, where several nodes may be: in IPv6 the addresses of one
+/// network count together.
+const PEER_CONNECTIONS_PER_ADDRESS_MAX: usize = 2 * NODES_MAX;
 
 /// Where a node is to listen.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +97,7 @@ impl Ports {
             },
             limits: ConnectionLimits {
                 connections: HTTP_CONNECTIONS_MAX.min(limits.connections),
+                per_address: HTTP_CONNECTIONS_PER_ADDRESS_MAX.min(limits.per_address),
                 ..limits.clone()
             },
         };

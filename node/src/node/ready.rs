@@ -20,7 +20,8 @@ pub(super) async fn until_up(control: &RaftControlPlane, node: NodeNr) {
     let _ = state.wait_for(|state| is_up(state, node)).await;
 }
 
-/// Says whether the node takes commands, until it is dropped.
+/// Says whether the node takes commands, until it is dropped. Dropped half-way, what it
+/// has said last may hold for some of the services only.
 pub(super) async fn follow_readiness(
     control: RaftControlPlane,
     node: NodeNr,

@@ -21,6 +21,7 @@ use perennial_sharding::peer::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Code;
 
@@ -33,12 +34,12 @@ use wire::forward_service_client::ForwardServiceClient;
 
 const MAX_PAYLOAD: usize = 1 << 20;
 /// Nothing here takes nearly so long.
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 
 /// Answers each request with the answer prepared for it, and hands streams out.
-struct Recorder {
-    asked: Mutex<Vec<(PeerHeader, PeerRequest)>>,
-    answers: Mutex<Vec<PeerResponse>>,
+pub(super) struct Recorder {
+    pub(super) asked: Mutex<Vec<(PeerHeader, PeerRequest)>>,
+    pub(super) answers: Mutex<Vec<PeerResponse>>,
     accepted: mpsc::Sender<AcceptedStream>,
 }
 
@@ -80,16 +81,18 @@ impl Recorder {
     }
 }
 
-struct World {
-    recorder: Arc<Recorder>,
-    accepted: mpsc::Receiver<AcceptedStream>,
-    transport: GrpcTransport,
-    peer: Peer,
+pub(super) struct World {
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) accepted: mpsc::Receiver<AcceptedStream>,
+    pub(super) transport: GrpcTransport,
+    pub(super) peer: Peer,
     address: SocketAddr,
+    pub(super) stopping: CancellationToken,
+    pub(super) serving: JoinHandle<()>,
     _stop_on_drop: DropGuard,
 }
 
-async fn world() -> World {
+pub(super) async fn world() -> World {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (accepted, receiver) = mpsc::channel(4);
@@ -107,7 +110,7 @@ async fn world() -> World {
         limits: Settings::default().limits,
     };
     let connections = accept(listener, door, stopping.clone());
-    tokio::spawn(server::serve(
+    let serving = tokio::spawn(server::serve(
         connections,
         handler,
         limits,
@@ -123,19 +126,21 @@ async fn world() -> World {
             address: format!("localhost:{}", address.port()),
         },
         address,
+        stopping: stopping.clone(),
+        serving,
         _stop_on_drop: stopping.drop_guard(),
     }
 }
 
 impl World {
-    async fn call(&self, request: PeerRequest) -> Result<PeerResponse, PeerError> {
+    pub(super) async fn call(&self, request: PeerRequest) -> Result<PeerResponse, PeerError> {
         self.transport
             .call(&self.peer, header(), request, SOON)
             .await
     }
 }
 
-fn header() -> PeerHeader {
+pub(super) fn header() -> PeerHeader {
     PeerHeader {
         cluster_id: Uuid::from_u128(7),
         generation: 3,
@@ -145,7 +150,7 @@ fn header() -> PeerHeader {
     }
 }
 
-fn persistence_id() -> PersistenceId {
+pub(super) fn persistence_id() -> PersistenceId {
     PersistenceId::new("counter", "a").unwrap()
 }
 

@@ -6,32 +6,42 @@
 //! are limited, so that nobody in the network can make the node hold more.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures::StreamExt;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use perennial_sharding::peer::{
     AcceptedStream, BackFrame, Forwarded, PeerError, SharedPeerHandler,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::service::Routes;
+use tonic::{Status, Streaming};
+use tower::ServiceExt;
 
 use super::transport::BATCHES_MAX;
-use super::{CONTROL_LEN_MAX, Malformed, PeerLimits, calls, frames, header_of_wire};
+use super::{CONTROL_LEN_MAX, Malformed, NODES_MAX, PeerLimits, calls, frames, header_of_wire};
 use crate::connections::connection::Connection;
+use crate::grpc::deadline::timeout_of;
 use crate::proto::peer as wire;
 use wire::control_service_server::{ControlService, ControlServiceServer};
 use wire::forward_service_server::{ForwardService, ForwardServiceServer};
 
-/// Calls of all nodes at once; more than a large cluster ever has.
-const CALLS_MAX: usize = 1024;
+/// Calls of all nodes at once on which the cluster itself depends: each node has a few.
+const CALLS_MAX: usize = 4 * NODES_MAX;
+/// Errands of all nodes at once. They may take long, and have places of their own so
+/// that nothing the cluster depends on is refused because of them.
+const ERRANDS_MAX: usize = 1024;
 /// Streams of commands at once; each node has one.
-const STREAMS_MAX: usize = 256;
+const STREAMS_MAX: usize = NODES_MAX;
 /// Calls and streams of one connection at once; further ones wait in the sender.
 const CONNECTION_CALLS_MAX: u32 = 256;
 /// Calls that may be given up before they were looked at. A node that was paused, or
@@ -47,42 +57,78 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes a node may send ahead on one stream, and on all of a connection.
 const STREAM_WINDOW: u32 = 4 << 20;
 
-/// Serves other nodes until `stopping` is cancelled; then every call and stream is
-/// cut off, because who uses them has ended them before, or will never.
-///
-/// # Errors
-/// When the port fails.
-pub(crate) fn serve(
-    connections: mpsc::Receiver<Connection>,
+/// Serves other nodes until `stopping` is cancelled; then every connection is cut off,
+/// because who uses it has ended what it had under way, or never will. Dropped, too.
+pub(crate) async fn serve(
+    mut connections: mpsc::Receiver<Connection>,
     handler: SharedPeerHandler,
     limits: PeerLimits,
     stopping: CancellationToken,
-) -> impl Future<Output = Result<(), tonic::transport::Error>> {
+) {
+    let services = services(handler, limits);
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .max_concurrent_streams(CONNECTION_CALLS_MAX)
+        .max_pending_accept_reset_streams(GIVEN_UP_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW);
+    let cut_off = stopping.child_token();
+    let _cut_off_on_drop = cut_off.clone().drop_guard();
+    loop {
+        let connection = tokio::select! {
+            connection = connections.recv() => connection,
+            () = stopping.cancelled() => None,
+        };
+        let Some(connection) = connection else {
+            return;
+        };
+        let services = services.clone();
+        let service = tower::service_fn(move |request| answer(services.clone(), request));
+        let remote = connection.facts().remote;
+        let serving =
+            builder.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service));
+        let serving = async move {
+            if let Err(error) = serving.await {
+                tracing::debug!(%remote, %error, "a connection of another node failed");
+            }
+        };
+        // There are no more of them than counted connections.
+        tokio::spawn(cut_off.clone().run_until_cancelled_owned(serving));
+    }
+}
+
+fn services(handler: SharedPeerHandler, limits: PeerLimits) -> Router {
     let service = Arc::new(PeerService {
         handler,
         limits,
         calls: Semaphore::new(CALLS_MAX),
+        errands: Semaphore::new(ERRANDS_MAX),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
     });
     let control = ControlServiceServer::from_arc(Arc::clone(&service))
         .max_decoding_message_size(CONTROL_LEN_MAX);
     let forward =
         ForwardServiceServer::from_arc(service).max_decoding_message_size(limits.forward_len_max);
-    let router = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(CONNECTION_CALLS_MAX)
-        .http2_max_pending_accept_reset_streams(Some(GIVEN_UP_MAX))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(STREAM_WINDOW)
-        .add_service(control)
-        .add_service(forward);
-    let incoming = ReceiverStream::new(connections).map(Ok::<_, Infallible>);
-    async move {
-        tokio::select! {
-            served = router.serve_with_incoming(incoming) => served,
-            () = stopping.cancelled() => Ok(()),
-        }
+    let routes = Routes::new(control).add_service(forward);
+    routes.prepare().into_axum_router()
+}
+
+/// Gives up when nobody waits any more, also if the connection does not say so.
+async fn answer(
+    services: Router,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let timeout = timeout_of(request.headers());
+    let answering = services.oneshot(request);
+    match timeout {
+        None => answering.await,
+        Some(timeout) => match tokio::time::timeout(timeout, answering).await {
+            Ok(answer) => answer,
+            Err(_) => Ok(Status::deadline_exceeded("nobody waits any more").into_http()),
+        },
     }
 }
 
@@ -90,6 +136,7 @@ struct PeerService {
     handler: SharedPeerHandler,
     limits: PeerLimits,
     calls: Semaphore,
+    errands: Semaphore,
     streams: Arc<Semaphore>,
 }
 
@@ -97,18 +144,22 @@ struct PeerService {
 impl ControlService for PeerService {
     async fn call(
         &self,
-        request: Request<wire::CallRequest>,
-    ) -> Result<Response<wire::CallResponse>, Status> {
-        let Ok(_permit) = self.calls.try_acquire() else {
-            return Err(Status::resource_exhausted(format!(
-                "{CALLS_MAX} calls of nodes are under way here, which is the limit: ask again later"
-            )));
-        };
+        request: tonic::Request<wire::CallRequest>,
+    ) -> Result<tonic::Response<wire::CallResponse>, Status> {
         let call = request.into_inner();
         let header = header_of_wire(call.header)?;
         let request = calls::request_of_wire(call.request)?;
+        let (places, limit) = match request.is_errand() {
+            true => (&self.errands, ERRANDS_MAX),
+            false => (&self.calls, CALLS_MAX),
+        };
+        let Ok(_permit) = places.try_acquire() else {
+            return Err(Status::resource_exhausted(format!(
+                "{limit} calls of nodes are under way here, which is the limit: ask again later"
+            )));
+        };
         let response = self.handler.handle(header, request).await;
-        Ok(Response::new(wire::CallResponse {
+        Ok(tonic::Response::new(wire::CallResponse {
             response: Some(calls::response_to_wire(response.map_err(refusal)?)),
         }))
     }
@@ -120,8 +171,8 @@ impl ForwardService for PeerService {
 
     async fn forward(
         &self,
-        request: Request<Streaming<wire::ForwardBatch>>,
-    ) -> Result<Response<Self::ForwardStream>, Status> {
+        request: tonic::Request<Streaming<wire::ForwardBatch>>,
+    ) -> Result<tonic::Response<Self::ForwardStream>, Status> {
         let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
             return Err(Status::resource_exhausted(format!(
                 "{STREAMS_MAX} nodes send commands here, which is the limit: ask again later"
@@ -165,7 +216,7 @@ impl ForwardService for PeerService {
             }
             drop(permit);
         });
-        Ok(Response::new(ReceiverStream::new(messages)))
+        Ok(tonic::Response::new(ReceiverStream::new(messages)))
     }
 }
 

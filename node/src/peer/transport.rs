@@ -1,7 +1,8 @@
 //! Asks other nodes and opens streams to them, over gRPC.
 //!
-//! Each node has two connections, made when first needed: one for calls and one
-//! for commands, so that a heartbeat never waits behind megabytes of commands. An
+//! Each node has three connections, made when first needed: one for what the cluster
+//! itself depends on, one for errands and one for commands, so that a heartbeat never
+//! waits behind megabytes of commands, or behind deletions that take minutes. An
 //! address is resolved anew at each connect. Nothing is retried here: who asks
 //! knows whether asking twice is harmless. Next: `server.rs`, the other end.
 
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
-use super::{CONTROL_LEN_MAX, Malformed, PeerLimits, calls, frames, header_to_wire};
+use super::{CONTROL_LEN_MAX, Malformed, NODES_MAX, PeerLimits, calls, frames, header_to_wire};
 use crate::proto::peer as wire;
 use crate::tls::connector::Connector;
 use crate::tls::credentials::PeerTls;
@@ -42,9 +43,6 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 const FORWARD_WINDOW: u32 = 4 << 20;
 /// Batches of frames on their way to or from the stream's task.
 pub(super) const BATCHES_MAX: usize = 16;
-/// Connections are kept to so many nodes. Numbers of nodes are never used twice,
-/// so a long life sees more than there are at once.
-const NODES_MAX: usize = 256;
 
 /// The peers of a node, over gRPC.
 #[derive(Debug)]
@@ -52,13 +50,48 @@ pub struct GrpcTransport {
     limits: PeerLimits,
     source: Option<IpAddr>,
     tls: Option<watch::Receiver<PeerTls>>,
-    connections: Mutex<HashMap<NodeNr, Connections>>,
+    connections: Mutex<Known>,
+}
+
+/// Connections that were made. Numbers of nodes are never used twice, so a long life
+/// sees more nodes than there are at once.
+#[derive(Debug, Default)]
+struct Known {
+    nodes: HashMap<NodeNr, (Connections, u64)>,
+    /// Counts the uses; the number beside a node is that of its last.
+    uses: u64,
+}
+
+impl Known {
+    fn get(&mut self, peer: &Peer) -> Option<Connections> {
+        let (connections, last_use) = self.nodes.get_mut(&peer.node)?;
+        if connections.address != peer.address {
+            return None;
+        }
+        self.uses += 1;
+        *last_use = self.uses;
+        Some(connections.clone())
+    }
+
+    /// When there are too many, the one that was used longest ago goes. It comes back
+    /// when it is needed; calls under way keep theirs.
+    fn insert(&mut self, node: NodeNr, connections: Connections) {
+        if self.nodes.len() >= NODES_MAX {
+            let longest_ago = self.nodes.iter().min_by_key(|(_, (_, last_use))| *last_use);
+            if let Some(node) = longest_ago.map(|(node, _)| *node) {
+                self.nodes.remove(&node);
+            }
+        }
+        self.uses += 1;
+        self.nodes.insert(node, (connections, self.uses));
+    }
 }
 
 #[derive(Debug, Clone)]
 struct Connections {
     address: String,
     control: ControlServiceClient<Channel>,
+    errands: ControlServiceClient<Channel>,
     forward: ForwardServiceClient<Channel>,
 }
 
@@ -91,14 +124,8 @@ impl GrpcTransport {
             .connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(connections) = known.get(&peer.node)
-            && connections.address == peer.address
-        {
-            return Ok(connections.clone());
-        }
-        if known.len() >= NODES_MAX {
-            // They come back when they are needed; calls under way keep theirs.
-            known.clear();
+        if let Some(connections) = known.get(peer) {
+            return Ok(connections);
         }
         let connections = self.connections_to(&peer.address).map_err(|error| {
             let message = format!("its address cannot be used: {error}");
@@ -116,14 +143,19 @@ impl GrpcTransport {
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let control = ControlServiceClient::new(self.lazily(&endpoint));
+        let control = || {
+            let control = ControlServiceClient::new(self.lazily(&endpoint));
+            control.max_decoding_message_size(CONTROL_LEN_MAX)
+        };
+        let (control, errands) = (control(), control());
         let forward = endpoint
             .initial_stream_window_size(FORWARD_WINDOW)
             .initial_connection_window_size(FORWARD_WINDOW);
         let forward = ForwardServiceClient::new(self.lazily(&forward));
         Ok(Connections {
             address: address.to_owned(),
-            control: control.max_decoding_message_size(CONTROL_LEN_MAX),
+            control,
+            errands,
             forward: forward.max_decoding_message_size(self.limits.forward_len_max),
         })
     }
@@ -149,7 +181,11 @@ impl PeerTransport for GrpcTransport {
         request: PeerRequest,
         deadline: Duration,
     ) -> Result<PeerResponse, PeerError> {
-        let mut control = self.connections(peer)?.control;
+        let connections = self.connections(peer)?;
+        let mut control = match request.is_errand() {
+            true => connections.errands,
+            false => connections.control,
+        };
         let malformed = |error: Malformed| unreachable(peer, error.to_string());
         let mut call = Request::new(wire::CallRequest {
             header: Some(header_to_wire(&header)),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls::client::{ClientConfig, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls::{DEFAULT_VERSIONS, RootCertStore};
 
 use super::files::{Contents, Parsed, PemFile, TlsError, TlsFiles};
@@ -90,6 +90,12 @@ fn server(files: &TlsFiles, parsed: Parsed, auth: ClientAuth) -> Result<ServerCo
         .with_single_cert(parsed.chain, parsed.key);
     let mut config = config.map_err(|error| files.pair_error(&error))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
+    if files.ca.is_some() {
+        // Who resumes a session does not show its certificate again, so one that has
+        // expired, or whose authority is trusted no more, would go on being good.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(config)
 }
 

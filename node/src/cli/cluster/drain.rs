@@ -41,13 +41,18 @@ pub(super) async fn run(args: DrainArgs, output: Output) -> Result<(), Failure> 
     });
     let response = args.client.cluster().await?.drain(request).await;
     response.map_err(|status| Failure::of_status(&status))?;
-    while let Some(left) = what_is_left(&args).await? {
+    loop {
+        let left = what_is_left(&args).await.map_err(Failure::after_a_change)?;
+        let Some(left) = left else {
+            break;
+        };
         if started.elapsed() >= args.client.timeout {
-            return Err(Failure::local(format!(
+            let error = Failure::local(format!(
                 "node {} is being drained, but {left} after {}: wait longer with --timeout, and see `cluster status`",
                 args.node,
                 humantime::format_duration(args.client.timeout)
-            )));
+            ));
+            return Err(error.after_a_change());
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
