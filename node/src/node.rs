@@ -252,3 +252,7 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod start_test;

@@ -12,7 +12,9 @@ use perennial::config::Source;
 use perennial::node::NodeBuilder;
 use perennial::proto::v1::entity_service_client::EntityServiceClient;
 use perennial::proto::v1::event_service_client::EventServiceClient;
-use perennial::proto::v1::{Event, EventsRequest, ListEntitiesRequest, SendRequest, SendResponse};
+use perennial::proto::v1::{
+    DeleteEntityRequest, Event, EventsRequest, ListEntitiesRequest, SendRequest, SendResponse,
+};
 use perennial::samples::counter::{CounterCommand, CounterReply};
 use perennial::samples::{Account, Counter};
 use perennial::{Effect, EventSourced, Json, Node, Settings};
@@ -322,6 +324,48 @@ async fn add_one(world: &World, entity_id: &str) {
     let mut entities = world.entities.clone();
     let add = send("counter", entity_id, r#"{"add":1}"#);
     entities.send(add).await.unwrap();
+}
+
+/// A client that reads slowly, of an entity that is deleted meanwhile, does not take a
+/// part for the whole.
+#[tokio::test]
+async fn events_that_are_deleted_while_they_are_read_are_missed() {
+    /// More than one page, and more than is sent ahead of who does not read.
+    const EVENTS: u64 = 600;
+    let mut world = world(&[]).await;
+    for _ in 0..EVENTS {
+        let mut add = send("counter", "a", r#"{"add": 1}"#);
+        add.metadata.insert("note".into(), "x".repeat(500));
+        world.entities.send(add).await.unwrap();
+    }
+    let address = format!("http://{}", world.node.grpc_address());
+    let endpoint = Channel::from_shared(address).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(1024);
+    let asked = EventsRequest {
+        entity_type: "counter".into(),
+        entity_id: "a".into(),
+        ..EventsRequest::default()
+    };
+    let mut slow = EventServiceClient::new(endpoint.connect().await.unwrap());
+    let mut events = slow.events(asked).await.unwrap().into_inner();
+    events.message().await.unwrap().unwrap();
+    let deletion = DeleteEntityRequest {
+        entity_type: "counter".into(),
+        entity_id: "a".into(),
+    };
+    world.entities.delete_entity(deletion).await.unwrap();
+    let mut read = 1;
+    let missed = loop {
+        match events.message().await {
+            Ok(Some(event)) => {
+                read += 1;
+                assert_eq!(event.sequence_nr, read);
+            }
+            Ok(None) => panic!("it ends well after {read} of {EVENTS}"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason(&missed), "HISTORY_DELETED");
 }
 
 #[tokio::test]

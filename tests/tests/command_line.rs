@@ -179,3 +179,21 @@ async fn load_outlives_its_node() {
     let got = json_of(&node, &["send", "counter", "a", "\"get\""]).await;
     assert_eq!(got["reply"]["value"], 2_000);
 }
+
+/// I-8: what cannot be printed has happened all the same.
+#[tokio::test]
+async fn i8_a_command_whose_reply_cannot_be_printed_may_have_been_applied() {
+    let node = NodeProcess::start(NodeOptions::default()).await.unwrap();
+    let address = node.address();
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let add = ["send", "counter", "a", r#"{"add": 5}"#, "--output", "json"];
+    let mut sending = cli::command([&add[..], &["--address", &address]].concat()).unwrap();
+    let outcome = cli::outcome(sending.stdout(full).spawn().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let error: Value = serde_json::from_str(outcome.stderr.trim()).unwrap();
+    assert_eq!(error["error"]["applied"], "unknown", "{outcome:?}");
+    let state = json_of(&node, &["state", "counter", "a"]).await;
+    assert_eq!(state["sequence_nr"], 1, "{state}");
+}

@@ -15,7 +15,10 @@ use perennial_tests::raw_http2::{
     kind, other_header,
 };
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::transport::Endpoint;
@@ -202,6 +205,65 @@ async fn streams_that_are_opened_and_reset_without_end_cost_the_connection() {
     refused(&node, "client", "flood", 1.0).await;
     println!("the end was said: {gone}");
     assert_serves(&node).await;
+}
+
+/// Whoever takes all that one address may have does not keep the probes out.
+#[tokio::test]
+async fn one_address_does_not_get_all_of_the_http_port() {
+    /// More than one address gets, and fewer than the port has.
+    const MANY: usize = 300;
+    let node = node(&[]).await;
+    let http = node.http_address();
+    let mut held = Vec::new();
+    for _ in 0..MANY {
+        held.push(TcpStream::connect(http).await.unwrap());
+    }
+    // The last of them has been looked at: it is closed without a word.
+    let last = held.last_mut().unwrap();
+    let closed = timeout(SOON, last.read(&mut [0])).await.unwrap();
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    let probe = TcpSocket::new_v4().unwrap();
+    probe.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut probe = probe.connect(http).await.unwrap();
+    let request = b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    probe.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    timeout(SOON, probe.read_to_string(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    drop(held);
+    refused(&node, "http", "address_full", 1.0).await;
+}
+
+/// I-10: all is sent and answered, and nothing of it is read.
+#[tokio::test]
+async fn i10_who_does_not_read_the_last_answers_is_cut_off() {
+    /// All that a stream carries at once, nearly.
+    const COMMANDS: usize = 1000;
+    let node = node(&[("node.limits.slow_reader_timeout", "500ms")]).await;
+    let endpoint = Endpoint::from_shared(node.address()).unwrap();
+    let channel = endpoint
+        .initial_stream_window_size(64_u32)
+        .connect()
+        .await
+        .unwrap();
+    let mut entities =
+        perennial::proto::v1::entity_service_client::EntityServiceClient::new(channel);
+    let commands = (0..COMMANDS).map(|_| command("counter", "a", &json!({"add": 1})));
+    let answers = entities
+        .send_stream(tokio_stream::iter(commands.collect::<Vec<_>>()))
+        .await
+        .unwrap();
+    let counted = eventually("the slow reader", SOON, async || {
+        (node.metric_sum("perennial_slow_readers_total").ok()? >= 1.0).then_some(())
+    });
+    counted.await.unwrap();
+    drop(answers);
+    let client = Client::connect(&node.address()).await.unwrap();
+    let (_, events) = client.state("counter", "a").await.unwrap();
+    assert_eq!(events, COMMANDS as u64, "all of them were applied");
 }
 
 #[tokio::test]

@@ -16,6 +16,10 @@ use perennial_tests::{cli, http};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -231,4 +235,38 @@ fn frame(kind: u8, flags: u8, body: &[u8]) -> Vec<u8> {
     let len = u32::try_from(body.len()).unwrap().to_be_bytes();
     let head = [len[1], len[2], len[3], kind, flags, 0, 0, 0, 0];
     [&head, body].concat()
+}
+
+/// Streams that watch the health never end by themselves; anybody may open them.
+#[tokio::test]
+async fn who_watches_the_health_is_told_and_does_not_keep_the_node() {
+    let drain_timeout = Duration::from_secs(600);
+    let options = NodeOptions::default().setting("node.drain_timeout", "600s");
+    let mut node = NodeProcess::start(options).await.unwrap();
+    let channel = Endpoint::from_shared(node.address())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let asked = HealthCheckRequest {
+        service: String::new(),
+    };
+    let mut health = HealthClient::new(channel);
+    let mut watched = health.watch(asked).await.unwrap().into_inner();
+    let first = watched.message().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+    let began = Instant::now();
+    let ended = node.terminate();
+    let watching = async {
+        let mut last = first.status();
+        while let Ok(Some(told)) = watched.message().await {
+            last = told.status();
+        }
+        last
+    };
+    let (ended, last) = tokio::join!(ended, watching);
+    assert!(ended.unwrap().success());
+    assert_eq!(last, ServingStatus::NotServing);
+    let took = began.elapsed();
+    assert!(took < drain_timeout / 4, "{took:?}");
 }

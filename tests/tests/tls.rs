@@ -448,3 +448,24 @@ async fn settings_that_cannot_work_are_refused_at_the_start() {
     )
     .await;
 }
+
+/// A session that is taken up again would be let in without its certificate: also
+/// when that has expired since.
+#[tokio::test]
+async fn who_was_let_in_shows_its_certificate_each_time() {
+    let authority = Authority::new().unwrap();
+    let server = authority.mounted("node").unwrap();
+    let [ca, certificate, key] = ["ca.crt", "tls.crt", "tls.key"].map(|file| server.text(file));
+    let options = with_tls(&server).setting("node.tls.client_ca", &ca);
+    let node = NodeProcess::start(options).await.unwrap();
+    let shown = ["-CAfile", &ca, "-cert", &certificate, "-key", &key];
+    // It reads what comes after the handshake until the node hangs up on it.
+    let waiting = [&shown[..], &["-tls1_3", "-ign_eof"]].concat();
+    let said = openssl(&address(&node), &waiting).await;
+    assert!(said.contains("Verify return code: 0"), "{said}");
+    assert!(!said.contains("New Session Ticket"), "{said}");
+    let again = [&shown[..], &["-tls1_2", "-reconnect"]].concat();
+    let said = openssl(&address(&node), &again).await;
+    assert_eq!(said.matches("\nNew, TLSv1.2").count(), 6, "{said}");
+    assert!(!said.contains("\nReused"), "{said}");
+}
