@@ -6,11 +6,14 @@
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tempfile::TempDir;
 
 use crate::eventually::eventually;
@@ -409,18 +412,43 @@ pub fn isolated(binary: &Path) -> Command {
     command
 }
 
-/// Ports that were free just now; nobody promises that they stay so.
+/// Ports that were free just now. Nobody promises that they stay so, but none is given
+/// twice, and the system gives none of them to a connection that somebody makes.
 ///
 /// # Errors
 /// When the system has none left.
 pub fn free_ports<const N: usize>() -> Result<[SocketAddr; N]> {
-    let listeners: Vec<TcpListener> = (0..N)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<Result<_, _>>()?;
-    let mut ports = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
-        *port = listener.local_addr()?;
+    // Processes that look at the same time begin at other places.
+    static NEXT: LazyLock<AtomicU32> =
+        LazyLock::new(|| AtomicU32::new(std::process::id().wrapping_mul(2_654_435_761)));
+    let ports = ports_of_nobody();
+    let mut free = Vec::new();
+    for _ in ports.clone() {
+        if free.len() == N {
+            break;
+        }
+        let at = NEXT.fetch_add(1, Ordering::Relaxed) % ports.len() as u32;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports.start + at as u16));
+        if TcpListener::bind(address).is_ok() {
+            free.push(address);
+        }
     }
-    ensure!(ports.iter().all(|port| port.port() != 0), "no free port");
-    Ok(ports)
+    let found = free.len();
+    let free = free.try_into();
+    free.map_err(|_| anyhow!("{found} of {N} ports are free"))
+}
+
+/// Ports that are neither those of well-known services nor those that the system takes
+/// for connections.
+fn ports_of_nobody() -> Range<u16> {
+    const FIRST: u16 = 10_240;
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let systems = range.ok().and_then(|range| {
+        let first = range.split_whitespace().next()?;
+        first.parse().ok()
+    });
+    match systems {
+        Some(systems) if systems > FIRST + 1000 => FIRST..systems,
+        _ => FIRST..32_768,
+    }
 }
