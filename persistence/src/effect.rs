@@ -178,7 +178,8 @@ impl<E: EventSourced> Effect<E> {
     /// It starts when everything is stored that this decision was computed from.
     /// Other commands are handled meanwhile. A client's retry may start it again, so
     /// what is called should recognise a repetition. When the node stops before it
-    /// comes back, the sender gets an error, and nothing is stored.
+    /// comes back, the sender gets an error, and nothing is stored; the work is dropped
+    /// where it stands.
     pub fn run_outside(work: impl Future<Output = E::Command> + Send + 'static) -> Self {
         Self::new(Decision::RunOutside(Outside {
             start: Box::new(move |_| Box::pin(work)),
@@ -226,9 +227,9 @@ impl<E: EventSourced> Effect<E> {
 
     /// Once the events are stored, and the reply is given, start this outside of the
     /// entity. The command it comes back with is handled like any other; nobody waits
-    /// for the answer to it. If the entity starts over meanwhile it is lost: what must
-    /// not be lost is begun again by [`EventSourced::after_recovery`]. May be chained
-    /// several times.
+    /// for the answer to it. If the entity starts over meanwhile, or is deleted, the work
+    /// is dropped where it stands and lost: what must not be lost is begun again by
+    /// [`EventSourced::after_recovery`]. May be chained several times.
     pub fn then_run_outside<F>(
         mut self,
         start: impl FnOnce(&E::State) -> F + Send + 'static,

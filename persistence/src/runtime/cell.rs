@@ -36,6 +36,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::future::Abortable;
 use tokio::sync::oneshot;
 
 use crate::actor::{Recovery, StorageReport, StorageRequest};
@@ -191,7 +192,7 @@ pub(crate) enum Action {
         payload: Payload,
     },
     Delete(Deletion),
-    RunOutside(OutsideTicket, OutsideFuture),
+    RunOutside(OutsideTicket, Abortable<OutsideFuture>),
     /// To be answered with [`Cell::hear`].
     Store(StorageRequest),
     /// Requests that had no effect, in order.

@@ -2,7 +2,7 @@
 //! to a receiver in the same process (the row AtLeastOnceDelivery in 5.6 of the cases).
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -119,11 +119,14 @@ struct Post {
     lose: Arc<Mutex<BTreeSet<u32>>>,
     /// Nothing arrives.
     is_down: Arc<AtomicBool>,
+    /// How often something was sent, whether it arrived or not.
+    sent: Arc<AtomicU32>,
 }
 
 #[async_trait]
 impl Carrier<Destination, u32> for Post {
     async fn carry(&self, delivery: &Delivery<Destination, u32>) -> bool {
+        self.sent.fetch_add(1, Ordering::Relaxed);
         let is_lost = self.lose.lock().unwrap().remove(&delivery.message);
         if is_lost || self.is_down.load(Ordering::Relaxed) {
             return false;
@@ -163,11 +166,20 @@ impl Post {
     fn set_down(&self, is_down: bool) {
         self.is_down.store(is_down, Ordering::Relaxed);
     }
+
+    /// How often something is sent in ten intervals, by a paused clock.
+    async fn sent_in_ten_intervals(&self) -> u32 {
+        let before = self.sent.load(Ordering::Relaxed);
+        tokio::time::sleep(10 * INTERVAL).await;
+        self.sent.load(Ordering::Relaxed) - before
+    }
 }
+
+const INTERVAL: Duration = Duration::from_millis(30);
 
 async fn node(post: &Post) -> Node {
     let settings = RedeliverySettings {
-        interval: Duration::from_millis(30),
+        interval: INTERVAL,
         ..RedeliverySettings::default()
     };
     let courier = Courier::start(settings, post.clone());
@@ -260,6 +272,43 @@ async fn what_is_unconfirmed_is_sent_again_after_a_recovery() {
         }
     }
     assert_eq!(first_arrivals, [1, 2, 3, 4]);
+}
+
+/// However often the entity starts over, each delivery is under way once: what an
+/// incarnation had begun ends with it.
+#[tokio::test(start_paused = true)]
+async fn deliveries_do_not_multiply_with_restarts() {
+    let post = Post::default();
+    post.set_down(true);
+    let node = node(&post).await;
+    for message in 1..=3 {
+        send(&node, Destination::Receiver, message).await;
+    }
+    for _ in 0..5 {
+        node.passivate::<Sender>("s").await;
+        let unconfirmed = node.ask::<Sender>("s", &Command::Unconfirmed).await;
+        assert_eq!(unconfirmed.unwrap(), 3);
+    }
+    // Each ten times, give or take the ends.
+    let sent = post.sent_in_ten_intervals().await;
+    assert!((27..=33).contains(&sent), "{sent}");
+    // Without an entity there is nobody to send for.
+    node.passivate::<Sender>("s").await;
+    assert_eq!(post.sent_in_ten_intervals().await, 0);
+}
+
+/// Of an entity that is deleted nothing is sent any more.
+#[tokio::test(start_paused = true)]
+async fn a_deletion_ends_deliveries() {
+    let post = Post::default();
+    post.set_down(true);
+    let node = node(&post).await;
+    for message in 1..=3 {
+        send(&node, Destination::Receiver, message).await;
+    }
+    let id = PersistenceId::new("sender", "s").unwrap();
+    node.engine.delete(SHARD, Epoch(1), &id).await.unwrap();
+    assert_eq!(post.sent_in_ten_intervals().await, 0);
 }
 
 #[tokio::test]

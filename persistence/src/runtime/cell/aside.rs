@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use futures::future::{AbortHandle, abortable};
+
 use crate::behavior::OutsideWork;
 use crate::codec::CodecError;
 use crate::command::{ReplyTo, Request};
@@ -40,6 +42,17 @@ pub(super) struct Outside {
     commands: Commands,
     /// It came from a command that is not answered yet.
     is_asked: bool,
+    _running: Running,
+}
+
+/// Work outside that ends when nothing waits for it any more: it would go on beside
+/// what the next incarnation begins, or for an entity that is deleted.
+struct Running(AbortHandle);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Aside {
@@ -160,13 +173,15 @@ impl Cell {
         let ticket = *cx.last_ticket;
         let aside = &mut self.work().aside;
         aside.paused_by += usize::from(commands == Commands::Wait);
+        let (running, abort) = abortable(started);
         let outside = Outside {
             queued,
             commands,
             is_asked,
+            _running: Running(abort),
         };
         aside.outside.insert(ticket, outside);
-        cx.actions.push(Action::RunOutside(ticket, started));
+        cx.actions.push(Action::RunOutside(ticket, running));
     }
 
     /// Work outside came back with a command, or failed.

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use futures::future::Aborted;
 
 use super::{Address, Worker};
 use crate::codec::CodecError;
@@ -64,8 +65,13 @@ impl Worker {
                             let message = "the work it ran outside panicked".to_owned();
                             Err(CodecError { message })
                         };
-                        let result = AssertUnwindSafe(work).catch_unwind().await;
-                        worker.outside_returned(slot, ticket, result.unwrap_or_else(panicked));
+                        let result = match AssertUnwindSafe(work).catch_unwind().await {
+                            Ok(Ok(result)) => result,
+                            // Nothing waits for it any more.
+                            Ok(Err(Aborted)) => return,
+                            Err(panic) => panicked(panic),
+                        };
+                        worker.outside_returned(slot, ticket, result);
                     });
                 }
                 Action::Delete(deletion) => {
