@@ -19,6 +19,8 @@ mod event_adapters;
 mod following;
 #[path = "typed/outside.rs"]
 mod outside;
+#[path = "typed/own_work.rs"]
+mod own_work;
 #[path = "typed/retention.rs"]
 mod retention;
 #[path = "typed/stash.rs"]

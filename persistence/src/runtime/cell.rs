@@ -135,6 +135,13 @@ struct Work {
 pub(super) struct Queued {
     /// Of the envelope it came in.
     arrival: u64,
+    /// The entity gave it itself, or it came back from outside with no sender. If the
+    /// journal or the lease has it refused, nobody hears of that, and what it was to go
+    /// on with would be forgotten for as long as the entity stays: so the entity starts
+    /// over, and [`EventSourced::after_recovery`] begins it again.
+    ///
+    /// [`EventSourced::after_recovery`]: crate::event_sourced::EventSourced::after_recovery
+    is_own: bool,
     request: Request,
     deadline: Option<Instant>,
     reply_to: ReplyTo,
@@ -300,6 +307,7 @@ impl Cell {
         }
         self.work().stash.push_back(Queued {
             arrival: envelope.arrival,
+            is_own: false,
             request: envelope.request,
             deadline: envelope.deadline,
             reply_to: envelope.reply_to,

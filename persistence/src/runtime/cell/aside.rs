@@ -152,7 +152,7 @@ impl Cell {
         work: OutsideWork,
         cx: &mut CellContext<'_>,
     ) {
-        let is_asked = queued.is_some();
+        let is_asked = queued.as_ref().is_some_and(|queued| !queued.is_own);
         let queued = queued.unwrap_or_else(Queued::of_nobody);
         let capacity = cx.settings.stash_capacity;
         if self.kept() >= capacity {
@@ -236,6 +236,15 @@ impl Cell {
         aside.paused_by -= unpaused;
     }
 
+    /// Gives up what the entity began by itself, whether it is outside or has come back:
+    /// handled after what the next incarnation begins, it would be there twice.
+    pub(super) fn give_up_own(&mut self) {
+        self.give_up_unasked();
+        let work = self.work();
+        work.returned.retain(|queued| !queued.is_own);
+        work.stash.retain(|queued| !queued.is_own);
+    }
+
     /// Whether the cell waits for this work.
     pub(crate) fn waits_for(&self, ticket: OutsideTicket) -> bool {
         self.aside()
@@ -286,6 +295,7 @@ impl Queued {
     fn of_nobody() -> Self {
         Self {
             arrival: 0,
+            is_own: true,
             request: Request::Command {
                 payload: Payload::json(""),
                 command_id: None,
@@ -297,17 +307,6 @@ impl Queued {
             trace: Trace::NONE,
             index: Index::NotAsked,
         }
-    }
-
-    /// Whether the entity gave it itself, or it came back from outside with no sender.
-    /// If the journal or the lease has it refused, nobody hears of that, and what it
-    /// was to go on with would be forgotten for as long as the entity stays: so the
-    /// entity starts over, and [`EventSourced::after_recovery`] begins it again.
-    ///
-    /// [`EventSourced::after_recovery`]: crate::event_sourced::EventSourced::after_recovery
-    pub(super) fn is_own(&self) -> bool {
-        // Callers count from 1.
-        self.arrival == 0 && matches!(self.reply_to, ReplyTo::Nobody)
     }
 
     /// Goes on as another command with the same id and metadata. What happened outside

@@ -39,7 +39,7 @@ impl Cell {
             };
         }
         self.take_back();
-        self.give_up_unasked();
+        self.give_up_own();
         if self.leaves_for_good() {
             self.hand_back_all(HandBackReason::Stopped, cx);
             return Next::Leave;

@@ -184,7 +184,7 @@ impl Cell {
             }
             Handled::Refused { error, then } => {
                 let is_of_journal = matches!(error, CommandError::JournalUnavailable { .. });
-                self.stop_requested |= is_of_journal && queued.is_own();
+                self.stop_requested |= is_of_journal && queued.is_own;
                 self.hold_followed(queued, Err(error), then, cx)
             }
             Handled::Spoiled(error) => {
@@ -278,7 +278,7 @@ impl Cell {
             ReadGuard::Always => Some(held),
             ReadGuard::Lease(lease) if lease.holds() => Some(held),
             ReadGuard::Lease(_) => {
-                self.stop_requested |= held.queued.is_own();
+                self.stop_requested |= held.queued.is_own;
                 // Handed back, it could be overtaken by what its sender sent after it.
                 let shard = self.shard.0;
                 let error = CommandError::ShardUnavailable { shard };

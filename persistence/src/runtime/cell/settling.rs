@@ -67,7 +67,7 @@ impl Cell {
             }
             AppendError::Unavailable { message } => {
                 let error = CommandError::JournalUnavailable { message };
-                let loses_own = (unsettled.iter()).any(|held| held.wrote && held.queued.is_own());
+                let loses_own = (unsettled.iter()).any(|held| held.wrote && held.queued.is_own);
                 if !loses_own && self.undo_round(outcome.stored_writes, &unsettled) {
                     self.refuse_writes(unsettled, &error);
                     return self.run(cx);

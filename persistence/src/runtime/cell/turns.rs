@@ -183,6 +183,7 @@ impl Cell {
     fn receive(&mut self, queued: Queued, cx: &mut CellContext<'_>) {
         let Queued {
             arrival,
+            is_own,
             request,
             deadline,
             reply_to,
@@ -211,6 +212,7 @@ impl Cell {
             Ok(Some(reply_to)) => {
                 let stashed = Queued {
                     arrival,
+                    is_own,
                     request,
                     deadline,
                     reply_to,
