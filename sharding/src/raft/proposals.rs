@@ -22,6 +22,9 @@ pub(super) const PROPOSALS_MAX: usize = 1_024;
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two attempts, when nobody could be asked.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// So long the leader alone is asked: longer than an election or a handover takes,
+/// during which others know no more.
+const LEADER_DOUBTED_AFTER: Duration = Duration::from_secs(2);
 /// For one member to say whether it leads.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -51,12 +54,18 @@ impl Shared {
         command: ClusterCommand,
         deadline: Instant,
     ) -> Result<u64, ProposeError> {
+        let began = Instant::now();
         let mut unknown = None;
         let mut tried = "nobody could be asked yet".to_owned();
         let mut hint = None;
+        let mut in_doubt = false;
         let mut asked = 0;
         while Instant::now() < deadline {
             let leader = hint.take().or_else(|| self.leader());
+            // Who has been out of the group for long remembers a leader that may be
+            // gone, and is told of no other: every other time it asks around.
+            let leader = leader.filter(|_| !in_doubt);
+            in_doubt = false;
             let attempt = match leader {
                 Some(leader) if leader == self.me => {
                     timeout_at(deadline, self.propose_here(command.clone())).await
@@ -75,12 +84,12 @@ impl Shared {
                 // A newcomer hears of the leader from anybody.
                 None => match self.somebody(asked) {
                     Some(peer) => {
+                        asked += 1;
                         timeout_at(deadline, self.propose_there(&peer, command.clone())).await
                     }
                     None => Ok(Attempt::NotLeader { leader: None }),
                 },
             };
-            asked += 1;
             match attempt {
                 Ok(Attempt::Committed { index }) => return Ok(index),
                 Ok(Attempt::NotLeader { leader }) => {
@@ -97,6 +106,7 @@ impl Shared {
                 Ok(Attempt::Unknown { message }) => unknown = Some(message),
                 Err(_) => unknown = Some("no answer in time".to_owned()),
             }
+            in_doubt = leader.is_some() && began.elapsed() >= LEADER_DOUBTED_AFTER;
             sleep(RETRY_INTERVAL).await;
         }
         Err(match unknown {

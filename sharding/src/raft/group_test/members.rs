@@ -226,6 +226,47 @@ async fn a_leader_may_be_lost_that_told_only_a_voter_that_goes_of_the_new_ones()
     world.wait_for_voters(&voters).await;
 }
 
+/// It asks the leader it remembers, which is gone, and then the others.
+#[tokio::test(start_paused = true)]
+async fn a_removed_node_joins_again_when_the_leader_it_remembers_is_gone() {
+    let mut world = World::of_three().await;
+    world.start(4).await;
+    world.join(4).await;
+    let removed = NodeNr(4);
+    let remembered = NodeNr(world.leader().await);
+    propose_to_remove(&world, remembered, removed).await;
+    let remove = ClusterCommand::Remove {
+        node: removed,
+        at: 0,
+    };
+    world.node(remembered.0).propose(remove).await.unwrap();
+    let state = world.node(removed.0).state();
+    let heard = || state.borrow().member(removed).is_none();
+    eventually("the removed node hears of it", heard).await;
+    world.kill(removed.0).await;
+    eventually("the removed node is in no group", || {
+        let raft = &world.node(remembered.0).shared.raft;
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        let mut group = metrics.membership_config.nodes();
+        !group.any(|(node, _)| *node == removed.0)
+    })
+    .await;
+    world.kill(remembered.0).await;
+    world.leader().await;
+
+    world.start(removed.0).await;
+    eventually("it remembers the one that is gone", || {
+        let leadership = world.node(removed.0).leadership();
+        let leader = leadership.borrow().leader;
+        leader == Some(remembered)
+    })
+    .await;
+    world.join(removed.0).await;
+    let state = world.node(removed.0).state();
+    assert!(state.borrow().member(removed).is_some());
+}
+
 /// Has a node leave for good, as far as its leader is concerned.
 async fn propose_to_remove(world: &World, leader: NodeNr, node: NodeNr) {
     let control = world.node(leader.0);
