@@ -4,7 +4,7 @@
 //! for how a change reaches the leader, `network.rs` and `answers.rs` for what travels between
 //! members, `membership.rs` for who votes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub(super) struct Shared {
     pub(super) store: RaftStore,
     confirmations: Confirmations,
     pub(super) proposals: Semaphore,
+    /// How often somebody was asked who need not lead.
+    pub(super) asked_around: AtomicUsize,
     /// Set while leadership is given away: what is proposed meanwhile waits for the
     /// next leader, and nothing is confirmed, as each round would have the voters
     /// stand by the present one for longer.
@@ -133,6 +135,7 @@ impl RaftControlPlane {
             store: node.store,
             confirmations,
             proposals: Semaphore::new(PROPOSALS_MAX),
+            asked_around: AtomicUsize::new(0),
             handing_over: AtomicBool::new(false),
             settings: node.settings.clone(),
             stopping: CancellationToken::new(),

@@ -152,8 +152,14 @@ impl World {
     }
 
     async fn join(&mut self, node: u64) {
+        let member = self.member(node);
+        self.node(node).join(member, 0).await.unwrap();
+    }
+
+    /// As the node is when it has started anew.
+    fn member(&mut self, node: u64) -> Member {
         self.incarnations += 1;
-        let member = Member {
+        Member {
             node: NodeNr(node),
             incarnation: self.incarnations,
             session: SessionUuid(Uuid::from_u128(u128::from(self.incarnations))),
@@ -163,8 +169,7 @@ impl World {
             weight: 1,
             status: MemberStatus::Joining,
             removing: false,
-        };
-        self.node(node).join(member, 0).await.unwrap();
+        }
     }
 
     /// As by SIGKILL: nobody is told, the disk stays.

@@ -59,7 +59,6 @@ impl Shared {
         let mut tried = "nobody could be asked yet".to_owned();
         let mut hint = None;
         let mut in_doubt = false;
-        let mut asked = 0;
         while Instant::now() < deadline {
             let leader = hint.take().or_else(|| self.leader());
             // Who has been out of the group for long remembers a leader that may be
@@ -82,9 +81,8 @@ impl Shared {
                     }),
                 },
                 // A newcomer hears of the leader from anybody.
-                None => match self.somebody(asked) {
+                None => match self.somebody() {
                     Some(peer) => {
-                        asked += 1;
                         timeout_at(deadline, self.propose_there(&peer, command.clone())).await
                     }
                     None => Ok(Attempt::NotLeader { leader: None }),
@@ -115,10 +113,15 @@ impl Shared {
         })
     }
 
-    /// Another node than the last time, one after the other.
-    fn somebody(&self, asked: usize) -> Option<Peer> {
+    /// Another node than the last time, one after the other: also from one change to
+    /// the next, as time may be up before anybody was asked who is there.
+    fn somebody(&self) -> Option<Peer> {
         let others = self.network.addresses.others(self.me);
-        (!others.is_empty()).then(|| others[asked % others.len()].clone())
+        if others.is_empty() {
+            return None;
+        }
+        let asked = self.asked_around.fetch_add(1, Ordering::Relaxed);
+        Some(others[asked % others.len()].clone())
     }
 
     async fn propose_here(&self, command: ClusterCommand) -> Attempt {

@@ -267,6 +267,24 @@ async fn a_removed_node_joins_again_when_the_leader_it_remembers_is_gone() {
     assert!(state.borrow().member(removed).is_some());
 }
 
+/// It asks around, and does not begin with the same ones at each attempt.
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_joins_also_when_those_before_it_are_gone() {
+    let mut world = World::of_three().await;
+    let newcomer = NodeNr(14);
+    world.start(newcomer.0).await;
+    for gone in (4..newcomer.0).map(NodeNr) {
+        let addresses = world.node(newcomer.0).addresses();
+        addresses.insert(gone, 1, &loopback_address(gone));
+        world.network.faults().cut(newcomer, gone);
+    }
+    let deadline = Instant::now() + 2 * PATIENCE;
+    let member = world.member(newcomer.0);
+    while let Err(error) = world.node(newcomer.0).join(member.clone(), 0).await {
+        assert!(Instant::now() < deadline, "not in time: {error}");
+    }
+}
+
 /// Has a node leave for good, as far as its leader is concerned.
 async fn propose_to_remove(world: &World, leader: NodeNr, node: NodeNr) {
     let control = world.node(leader.0);
