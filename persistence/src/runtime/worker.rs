@@ -83,6 +83,8 @@ pub(crate) struct Worker {
     stopping: bool,
     /// Cells that have nothing to do and keep commands for later.
     parked: BTreeSet<usize>,
+    /// Cells that keep commands for later, whatever else they do.
+    keeping: BTreeSet<usize>,
     last_ticket: OutsideTicket,
     /// Work that cells run outside; ends with the worker.
     outside: JoinSet<()>,
@@ -110,6 +112,7 @@ impl Worker {
             started: Instant::now(),
             stopping: false,
             parked: BTreeSet::new(),
+            keeping: BTreeSet::new(),
             last_ticket: OutsideTicket::default(),
             outside: JoinSet::new(),
             closing: ClosingShards::default(),
@@ -190,9 +193,15 @@ impl Worker {
         self.idle.remove(slot as u32);
     }
 
-    /// Brings the node's budget up to date with what a cell keeps now.
+    /// Brings the node's budget up to date with what a cell keeps now, and whether it
+    /// keeps something for later.
     fn recount(&mut self, slot: usize) {
         let Resident { cell, kept, .. } = &mut self.cells[slot];
+        if cell.has_aside() {
+            self.keeping.insert(slot);
+        } else {
+            self.keeping.remove(&slot);
+        }
         let before = std::mem::replace(kept, cell.kept());
         self.shared.stash_budget.recount(before, *kept);
     }
@@ -319,7 +328,7 @@ impl Worker {
         let kept = self.shared.stash_budget.kept();
         metrics::gauge!("perennial_stashed_commands").set(kept as f64);
         let expired = |&slot: &usize| self.cells[slot].cell.has_expired_aside(now.into_std());
-        let expired: Vec<usize> = self.parked.iter().copied().filter(expired).collect();
+        let expired: Vec<usize> = self.keeping.iter().copied().filter(expired).collect();
         for slot in expired {
             self.drive(slot, Cell::expire_aside);
         }

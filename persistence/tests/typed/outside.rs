@@ -165,6 +165,27 @@ async fn commands_wait_for_work_outside_if_asked() {
     assert_eq!(state, [1, 2]);
 }
 
+/// I-8: commands keep their deadlines while they wait for work that does not come back.
+#[tokio::test(start_paused = true)]
+async fn i8_commands_do_not_wait_longer_than_their_deadlines() {
+    let orders = Orders::new();
+    let node = Node::running(orders.clone()).await;
+    let charge = node.tell::<Orders>("o", &Command::ChargeWhileCommandsWait(1));
+    let (reply_to, answer) = ReplyTo::ask();
+    let request = command_request::<Orders>(&Command::Add(2), "");
+    let begun = tokio::time::Instant::now();
+    let deadline = begun.into_std() + Duration::from_millis(200);
+    node.deliver("orders", "o", request, reply_to, Some(deadline));
+    let add = node.tell::<Orders>("o", &Command::Add(3));
+    let late = answered(answer).await.unwrap_err();
+    let applied = Applied::No;
+    assert_eq!(late, CommandError::DeadlineExceeded { applied });
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    orders.service.add_permits(1);
+    assert_eq!(charge.reply().await.unwrap(), [1]);
+    assert_eq!(add.reply().await.unwrap(), [1, 3]);
+}
+
 /// I-8: what the work came back with is stored under the id of the original command.
 #[tokio::test]
 async fn i8_a_retry_of_work_outside_has_one_effect() {

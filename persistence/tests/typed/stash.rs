@@ -610,6 +610,36 @@ async fn what_is_stashed_too_long_is_answered() {
     c.expect_state(1, true).await;
 }
 
+/// I-8: nor is it forgotten while the entity is busy with others all the time.
+#[tokio::test(start_paused = true)]
+async fn i8_what_is_stashed_too_long_is_answered_while_others_are_stored() {
+    let mut c = Client::new().await;
+    c.tell("deact", Deactivate);
+    c.expect(["deact"]).await;
+    for write in 1..=1_000 {
+        let slow = Fault::Delay(Duration::from_millis(10));
+        c.node.faults().at(Operation::Write, write, slow);
+    }
+    let begun = tokio::time::Instant::now();
+    let (reply_to, answer) = ReplyTo::ask();
+    let request = command_request::<Counter>(&Increment, "");
+    let deadline = begun.into_std() + Duration::from_millis(200);
+    c.node
+        .deliver("counter", "c", request, reply_to, Some(deadline));
+    // One waits whenever the other is stored.
+    let update = async || loop {
+        c.node.ask::<Counter>("c", &Update(1)).await.unwrap();
+    };
+    let late: CommandError = tokio::select! {
+        late = answered(answer) => late.unwrap_err(),
+        never = update() => never,
+        never = update() => never,
+        () = tokio::time::sleep(Duration::from_secs(1)) => panic!("I-8: no answer in time"),
+    };
+    let applied = Applied::No;
+    assert_eq!(late, CommandError::DeadlineExceeded { applied });
+}
+
 /// What is put aside when the entity is deleted is for its next life.
 #[tokio::test]
 async fn a_deletion_hands_on_what_is_put_aside() {

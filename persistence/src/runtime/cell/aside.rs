@@ -19,7 +19,7 @@ use crate::payload::Payload;
 use crate::persisting::Commands;
 use crate::trace::Trace;
 
-use super::{Action, Cell, CellContext, Index, Next, Queued};
+use super::{Action, Cell, CellContext, Index, Next, Queued, Work};
 
 /// Names one piece of work outside among those of a worker's cells, also when
 /// another cell has taken the place of its own.
@@ -90,14 +90,15 @@ impl Cell {
         self.work.as_ref().map(|work| &work.aside)
     }
 
-    pub(super) fn has_aside(&self) -> bool {
+    /// Whether it keeps commands for later.
+    pub(crate) fn has_aside(&self) -> bool {
         self.aside().is_some_and(|aside| aside.len() > 0)
     }
 
     /// Whether commands wait for work outside.
     pub(super) fn is_paused(&self) -> bool {
         // What came back is handled first.
-        let is_paused = |work: &super::Work| work.returned.is_empty() && work.aside.paused_by > 0;
+        let is_paused = |work: &Work| work.returned.is_empty() && work.aside.paused_by > 0;
         self.work.as_deref().is_some_and(is_paused)
     }
 
@@ -251,24 +252,33 @@ impl Cell {
             .is_some_and(|aside| aside.outside.contains_key(&ticket))
     }
 
-    /// Whether something is kept beyond its deadline.
+    /// Whether something is kept beyond its deadline, or waits beyond it for work outside.
     pub(crate) fn has_expired_aside(&self, now: Instant) -> bool {
-        let is_over = |queued: &Queued| queued.deadline.is_some_and(|at| at <= now);
-        self.aside().is_some_and(|aside| {
-            let outside = aside.outside.values().map(|outside| &outside.queued);
-            aside.stashed.iter().chain(outside).any(is_over)
-        })
+        let is_over = |queued: &Queued| queued.is_overdue(now);
+        let Some(work) = self.work.as_deref() else {
+            return false;
+        };
+        let outside = work.aside.outside.values().map(|outside| &outside.queued);
+        let mut kept = work.aside.stashed.iter().chain(outside);
+        kept.any(is_over) || (self.is_paused() && work.stash.iter().any(is_over))
     }
 
-    /// Answers what is kept beyond its deadline. Work outside comes back all the same,
-    /// and may store events then.
+    /// Answers what is kept beyond its deadline, or waits beyond it for work outside.
+    /// That work comes back all the same, and may store events then.
     pub(crate) fn expire_aside(&mut self, cx: &mut CellContext<'_>) -> Next {
-        let is_over = |queued: &mut Queued| queued.deadline.is_some_and(|at| at <= cx.now);
-        let aside = &mut self.work().aside;
+        let is_paused = self.is_paused();
+        let Work { aside, stash, .. } = self.work();
+        let is_over = |queued: &mut Queued| queued.is_overdue(cx.now);
         for queued in aside.stashed.extract_if(.., is_over) {
-            let applied = Applied::No;
-            let error = CommandError::DeadlineExceeded { applied };
-            queued.reply_to.answer(Err(error));
+            queued.refuse_overdue();
+        }
+        if is_paused {
+            let is_over = |queued: &Queued| queued.is_overdue(cx.now);
+            let overdue;
+            (overdue, *stash) = std::mem::take(stash).into_iter().partition(is_over);
+            for queued in overdue {
+                queued.refuse_overdue();
+            }
         }
         for Outside { queued, .. } in aside.outside.values_mut() {
             if queued.deadline.take_if(|at| *at <= cx.now).is_some() {

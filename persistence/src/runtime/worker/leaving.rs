@@ -22,6 +22,7 @@ impl Worker {
     pub(super) fn leave(&mut self, slot: usize, reason: &'static str) {
         self.idle.remove(slot as u32);
         self.parked.remove(&slot);
+        self.keeping.remove(&slot);
         let resident = self.cells.remove(slot);
         self.closing.left(resident.cell.shard, slot);
         self.shared.stash_budget.recount(resident.kept, 0);
