@@ -68,9 +68,16 @@ impl Deletions {
         !self.asked.is_empty() && self.asked.contains_key(id)
     }
 
-    /// An incarnation has ended without knowing whether its last append is stored.
+    /// An incarnation has ended without knowing whether its last append is stored. One
+    /// that was still recovering may know of less than was sent before it.
     pub(super) fn note_undecided(&mut self, id: &PersistenceId, to: SequenceNr, now: Instant) {
-        if to > SequenceNr::ZERO && self.undecided.len() < UNDECIDED_MAX {
+        if to == SequenceNr::ZERO {
+            return;
+        }
+        if let Some((noted, since)) = self.undecided.get_mut(id) {
+            *noted = to.max(*noted);
+            *since = now;
+        } else if self.undecided.len() < UNDECIDED_MAX {
             self.undecided.insert(id.clone(), (to, now));
         }
     }
@@ -244,5 +251,24 @@ impl Worker {
             self.shared.stash_budget.recount(1, 0);
             self.deliver(envelope);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A recovery that fails half-way has seen less of what may be stored than was sent
+    /// before it.
+    #[test]
+    fn i6_an_undecided_append_is_not_forgotten_for_a_lower_number() {
+        let id = PersistenceId::new("notes", "n").unwrap();
+        let now = Instant::now();
+        let mut deletions = Deletions::default();
+        for to in [7, 10, 5, 0] {
+            deletions.note_undecided(&id, SequenceNr::new(to), now);
+        }
+        assert_eq!(deletions.undecided[&id], (SequenceNr::new(10), now));
     }
 }
