@@ -19,8 +19,9 @@
 //! **Ending a handoff.** The old owner stops serving a shard at the latest
 //! `handoff_timeout` after it learnt of the handoff. The leader waits a little longer,
 //! from when the owner *said* in a heartbeat that it knows. An owner that does not
-//! say so in that time does not follow the log and cannot be trusted to have stopped:
-//! it is ignored until its lease has run out, and then taken for dead.
+//! say so in that time, nor in `down_after`, does not follow the log and cannot be
+//! trusted to have stopped: it is ignored until its lease has run out, and then taken
+//! for dead.
 //!
 //! **When not to balance.** While a node is joining (better once than twice), while a
 //! handoff is overdue or a session is not fenced (the journal may be the reason),
@@ -121,8 +122,8 @@ impl Coordinator {
         Self {
             me,
             settings,
+            handoffs: HandoffWatch::new(settings.handoff_timeout, detector.down_after()),
             detector,
-            handoffs: HandoffWatch::new(settings.handoff_timeout),
             known: BTreeMap::new(),
             balanced_at: None,
         }

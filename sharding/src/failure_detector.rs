@@ -95,6 +95,12 @@ impl FailureDetector {
         }
     }
 
+    /// For how long a session may be silent before it is dead.
+    #[must_use]
+    pub fn down_after(&self) -> Duration {
+        self.settings.down_after
+    }
+
     /// Watches the sessions of all members that are not down, and nobody else.
     /// Those not watched before have `down_after` from now on.
     pub fn watch(&mut self, state: &ClusterState, now: Instant) {

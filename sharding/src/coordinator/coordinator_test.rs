@@ -316,6 +316,42 @@ fn an_owner_that_does_not_follow_the_log_is_taken_for_dead() {
     at_rest_within(&mut world, ms(20_000));
 }
 
+/// An owner says what it knows only in a heartbeat, and may be told to drain faster
+/// than the next one comes.
+#[test]
+fn i9_owners_live_through_handoffs_that_may_take_less_than_a_heartbeat() {
+    let settings = CoordinatorSettings {
+        handoff_timeout: ms(50),
+        ..CoordinatorSettings::for_shards(30)
+    };
+    let mut world = World::new(30, settings);
+    let mut nodes = vec![world.add_node("1"), world.add_node("1")];
+    for round in 0..400_u64 {
+        if round == 40 {
+            assert_eq!(world.unrest(), None);
+            nodes.push(world.add_node("1"));
+        }
+        // Signs of life, and what comes of the log, every 200 ms.
+        world.now += ms(50);
+        if round.is_multiple_of(4) {
+            for &node in &nodes {
+                world.heartbeat(node);
+                world.follow(node, 1000);
+                world.work(node);
+            }
+        }
+        world.tick();
+        while !world.proposals.is_empty() {
+            world.commit(0);
+        }
+        for member in world.state.members.values() {
+            assert_ne!(member.status, MemberStatus::Down, "in round {round}");
+        }
+    }
+    assert!(shards_of(&world, C) > 0);
+    assert_eq!(world.unrest(), None);
+}
+
 #[test]
 fn nothing_moves_while_the_journal_is_out_of_reach() {
     let mut world = cluster(2, 20);

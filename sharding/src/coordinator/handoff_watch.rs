@@ -19,6 +19,8 @@ use crate::lease::stretched;
 pub(super) struct HandoffWatch {
     /// The time-out of the owner, stretched for the difference of clocks.
     patience: Duration,
+    /// For the owner to say that it knows.
+    notice_patience: Duration,
     handoffs: BTreeMap<ShardNr, Watched>,
 }
 
@@ -46,9 +48,13 @@ pub(super) enum Overdue {
 }
 
 impl HandoffWatch {
-    pub(super) fn new(handoff_timeout: Duration) -> Self {
+    /// An owner says what it knows only in its heartbeats, and may miss as many of them
+    /// as one that is alive: so many as come in `down_after`.
+    pub(super) fn new(handoff_timeout: Duration, down_after: Duration) -> Self {
+        let patience = stretched(handoff_timeout);
         Self {
-            patience: stretched(handoff_timeout),
+            patience,
+            notice_patience: patience.max(down_after),
             handoffs: BTreeMap::new(),
         }
     }
@@ -109,6 +115,9 @@ impl HandoffWatch {
     }
 
     fn is_overdue(&self, watched: &Watched, now: Instant) -> bool {
-        now >= watched.known_at.unwrap_or(watched.seen_at) + self.patience
+        now >= match watched.known_at {
+            Some(known_at) => known_at + self.patience,
+            None => watched.seen_at + self.notice_patience,
+        }
     }
 }
