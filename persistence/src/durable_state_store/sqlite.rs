@@ -80,7 +80,6 @@ async fn write(
         .map_err(|error| failed(&error))?;
     if let Err(error) = transaction.commit().await {
         // The commit record may have reached the disk all the same.
-        writer.give_up();
         let (_, message) = sort_failure(&error);
         return Err(StateWriteError::Unknown { message });
     }

@@ -5,7 +5,9 @@
 //! change is one `BEGIN IMMEDIATE` transaction, durable when committed
 //! (`synchronous=FULL`, write-ahead log). Readers have their own connections and
 //! see the last commit. SQLite runs on the driver's own threads, so nothing here
-//! blocks the caller's.
+//! blocks the caller's. Next: `sqlite/connections.rs`, what is handed out.
+
+mod connections;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,14 +16,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Connection, Executor, Sqlite};
-use tokio::sync::{Mutex, MutexGuard};
+use sqlx::{ConnectOptions, Connection, Executor};
+use tokio::sync::Mutex;
 
+pub(crate) use self::connections::SqliteDatabase;
 use crate::durable_state_store::sqlite::SqliteDurableStateStore;
 use crate::entity_deletion::sqlite::SqliteEntityDeletion;
 use crate::global_order::sqlite::SqliteEventsInOrder;
@@ -56,72 +57,24 @@ const SCHEMA: &[SchemaStep] = &[
 /// How long to wait for the write lock of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An open SQLite file.
-pub(crate) struct SqliteDatabase {
-    writer: Mutex<Option<SqliteConnection>>,
-    writer_options: SqliteConnectOptions,
-    readers: SqlitePool,
-    pub(crate) command_id_horizon: Duration,
-}
-
-impl SqliteDatabase {
-    /// The writing connection, opened anew if the last one was given up.
-    pub(crate) async fn writer(&self) -> Result<Writer<'_>, sqlx::Error> {
-        let mut connection = self.writer.lock().await;
-        if connection.is_none() {
-            *connection = Some(self.writer_options.connect().await?);
-        }
-        Ok(Writer(connection))
-    }
-
-    pub(crate) async fn reader(&self) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
-        self.readers.acquire().await
-    }
-}
-
-/// The writing connection while it is in use.
-pub(crate) struct Writer<'a>(MutexGuard<'a, Option<SqliteConnection>>);
-
-impl Writer<'_> {
-    /// Begins a transaction that holds the write lock from its start.
-    pub(crate) async fn begin(&mut self) -> Result<sqlx::Transaction<'_, Sqlite>, sqlx::Error> {
-        match self.0.as_mut() {
-            Some(connection) => connection.begin_with("BEGIN IMMEDIATE").await,
-            None => Err(sqlx::Error::WorkerCrashed),
-        }
-    }
-
-    /// Whether what is deleted is overwritten with zeros.
-    pub(crate) async fn overwrite_deleted(&mut self, overwrite: bool) -> Result<(), sqlx::Error> {
-        let pragma = match overwrite {
-            true => "PRAGMA secure_delete = ON",
-            false => "PRAGMA secure_delete = OFF",
-        };
-        self.execute(pragma).await
-    }
-
-    /// Moves the write-ahead log into the file and empties it, as far as readers in
-    /// the middle of something allow.
-    pub(crate) async fn checkpoint(&mut self) -> Result<(), sqlx::Error> {
-        self.execute("PRAGMA wal_checkpoint(TRUNCATE)").await
-    }
-
-    async fn execute(&mut self, statement: &str) -> Result<(), sqlx::Error> {
-        match self.0.as_mut() {
-            Some(connection) => connection.execute(statement).await.map(|_| ()),
-            None => Err(sqlx::Error::WorkerCrashed),
-        }
-    }
-
-    /// Closes the connection, which may be in an undefined state after a failed
-    /// commit; the next user gets a new one.
-    pub(crate) fn give_up(&mut self) {
-        *self.0 = None;
-    }
-}
-
 /// Opens the file, which must exist and be up to date.
 pub(crate) async fn open(path: &Path, options: &StorageOptions) -> Result<Storage, StorageError> {
+    let database = Arc::new(open_database(path, options).await?);
+    Ok(Storage {
+        journal: Arc::new(SqliteJournal::new(database.clone())),
+        snapshots: Arc::new(SqliteSnapshotStore::new(database.clone())),
+        states: Arc::new(SqliteDurableStateStore::new(database.clone())),
+        recoveries: Arc::new(SqliteRecoveryReader::new(database.clone())),
+        registry: Arc::new(SqliteRegistry::new(database.clone())),
+        deletion: Arc::new(SqliteEntityDeletion::new(database.clone())),
+        order: Arc::new(SqliteEventsInOrder::new(database)),
+    })
+}
+
+async fn open_database(
+    path: &Path,
+    options: &StorageOptions,
+) -> Result<SqliteDatabase, StorageError> {
     let url = url(path);
     check_version(url.clone(), find_version(path).await?, SCHEMA)?;
     let base = SqliteConnectOptions::new()
@@ -142,20 +95,11 @@ pub(crate) async fn open(path: &Path, options: &StorageOptions) -> Result<Storag
         .connect_with(base.clone().pragma("query_only", "ON"))
         .await
         .map_err(failed)?;
-    let database = Arc::new(SqliteDatabase {
-        writer: Mutex::new(Some(writer)),
+    Ok(SqliteDatabase {
+        writer: Mutex::new(writer),
         writer_options: base,
         readers,
         command_id_horizon: options.command_id_horizon,
-    });
-    Ok(Storage {
-        journal: Arc::new(SqliteJournal::new(database.clone())),
-        snapshots: Arc::new(SqliteSnapshotStore::new(database.clone())),
-        states: Arc::new(SqliteDurableStateStore::new(database.clone())),
-        recoveries: Arc::new(SqliteRecoveryReader::new(database.clone())),
-        registry: Arc::new(SqliteRegistry::new(database.clone())),
-        deletion: Arc::new(SqliteEntityDeletion::new(database.clone())),
-        order: Arc::new(SqliteEventsInOrder::new(database)),
     })
 }
 

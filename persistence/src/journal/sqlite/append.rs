@@ -50,7 +50,6 @@ pub(super) async fn append(
         Ok(()) => outcomes,
         Err(error) => {
             // The commit record may have reached the disk all the same.
-            writer.give_up();
             let (_, message) = sort_failure(&error);
             let failure = AppendError::Unknown { message };
             batch
