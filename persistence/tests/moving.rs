@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use perennial_persistence::actor::{Context, PersistentActor, Recovered};
 use perennial_persistence::codec::Json;
-use perennial_persistence::command::{Answer, Envelope, ReplyTo, Request};
+use perennial_persistence::command::{Answer, CommandId, Envelope, ReplyTo, Request};
 use perennial_persistence::command_error::CommandError;
 use perennial_persistence::effect::Effect;
 use perennial_persistence::engine::{EngineSettings, EntityEngine, EntityState};
@@ -20,6 +20,7 @@ use perennial_persistence::journal::memory::faults::{Fault, Operation};
 use perennial_persistence::lease::ReadLease;
 use perennial_persistence::payload::Payload;
 use perennial_persistence::persistence_id::PersistenceId;
+use perennial_persistence::snapshot_store::SnapshotCriteria;
 use perennial_persistence::storage::memory::MemoryStorage;
 use perennial_persistence::trace::Trace;
 use perennial_persistence::writer::{Epoch, SessionUuid, ShardNr};
@@ -38,11 +39,15 @@ struct Notes {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Command {
     Add(String),
+    /// An actor takes other commands meanwhile.
+    AddAsync(String),
     /// Asks a service, then adds.
     AddByService(String),
     /// Put aside while there is nothing.
     AddToOthers(String),
     List,
+    /// Takes a snapshot of what it shows.
+    ListAndKeep,
     Refuse,
 }
 
@@ -56,7 +61,9 @@ impl EventSourced for Notes {
 
     fn handle(&self, state: &Vec<String>, command: Command) -> Effect<Self> {
         match command {
-            Command::Add(text) => Effect::persist(text).then_reply(Clone::clone),
+            Command::Add(text) | Command::AddAsync(text) => {
+                Effect::persist(text).then_reply(Clone::clone)
+            }
             Command::AddToOthers(_) if state.is_empty() => Effect::stash(),
             Command::AddToOthers(text) => Effect::persist(text),
             Command::AddByService(text) => {
@@ -67,6 +74,7 @@ impl EventSourced for Notes {
                 })
             }
             Command::List => Effect::reply(state.clone()),
+            Command::ListAndKeep => Effect::reply(state.clone()).then_snapshot(),
             Command::Refuse => Effect::reject("REFUSED", "it is always refused"),
         }
     }
@@ -92,13 +100,23 @@ impl PersistentActor for Texts {
                 this.0 += 1;
                 cx.reply(&this.0);
             }),
+            Command::AddAsync(text) => cx.persist_async(text, |this: &mut Self, _, cx| {
+                this.0 += 1;
+                cx.reply(&this.0);
+            }),
+            Command::ListAndKeep => {
+                cx.save_snapshot(&self.0);
+                cx.reply(&self.0);
+            }
             _ => cx.reply(&self.0),
         }
     }
 
     fn receive_recover(&mut self, recovered: Recovered<Self>, _: &mut Context<'_, Self>) {
-        if let Recovered::Event(..) = recovered {
-            self.0 += 1;
+        match recovered {
+            Recovered::SnapshotOffer(offer) => self.0 = offer.snapshot,
+            Recovered::Event(..) => self.0 += 1,
+            Recovered::Completed => {}
         }
     }
 
@@ -176,16 +194,26 @@ impl Node {
         epoch: u64,
         command: &Command,
     ) -> oneshot::Receiver<Answer> {
+        self.send(id, (shard, Epoch(epoch)), command, None)
+    }
+
+    fn send(
+        &self,
+        id: &PersistenceId,
+        (shard, epoch): (ShardNr, Epoch),
+        command: &Command,
+        command_id: Option<CommandId>,
+    ) -> oneshot::Receiver<Answer> {
         let (reply_to, answer) = ReplyTo::ask();
         self.engine.deliver(Envelope {
             trace: Trace::NONE,
             persistence_id: id.clone(),
             shard,
-            epoch: Epoch(epoch),
+            epoch,
             arrival: self.arrivals.fetch_add(1, Ordering::Relaxed) + 1,
             request: Request::Command {
                 payload: Payload::json(serde_json::to_vec(command).unwrap()),
-                command_id: None,
+                command_id,
                 expected_sequence_nr: None,
                 metadata: None,
             },
@@ -197,6 +225,16 @@ impl Node {
 
     fn tell(&self, id: &PersistenceId, command: &Command) -> oneshot::Receiver<Answer> {
         self.tell_at(id, SHARD, 1, command)
+    }
+
+    fn tell_once(
+        &self,
+        id: &PersistenceId,
+        command: &Command,
+        command_id: &str,
+    ) -> oneshot::Receiver<Answer> {
+        let command_id = CommandId::parse(command_id).unwrap();
+        self.send(id, (SHARD, Epoch(1)), command, command_id)
     }
 
     async fn ask(&self, id: &PersistenceId, command: &Command) -> Answer {
@@ -229,6 +267,33 @@ impl Node {
 
     async fn live(&self, id: &PersistenceId) -> bool {
         self.engine.describe(SHARD, id).await.state != EntityState::Passive
+    }
+
+    /// Returns when the entity waits for this.
+    async fn waiting_for(&self, id: &PersistenceId, what: &str) {
+        let deadline = tokio::time::Instant::now() + LIMIT;
+        while self.engine.describe(SHARD, id).await.waiting_for != what {
+            assert!(tokio::time::Instant::now() < deadline, "waited for {what}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Returns when the entity has a snapshot at this number.
+    async fn kept(&self, id: &PersistenceId, at: u64) {
+        let snapshots = self.memory.storage().snapshots;
+        let deadline = tokio::time::Instant::now() + LIMIT;
+        loop {
+            let newest = snapshots.load(id, SnapshotCriteria::ALL).await.unwrap();
+            let newest = newest.map_or(0, |snapshot| snapshot.sequence_nr.get());
+            if newest == at {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "waited for a snapshot at {at}, the newest is at {newest}"
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Returns when an append is under way.
@@ -287,6 +352,10 @@ fn is_unavailable(answer: &Answer) -> bool {
 
 const STOPPED: HandBackReason = HandBackReason::Stopped;
 const FENCED: HandBackReason = HandBackReason::Fenced;
+/// What an entity waits for that has put commands aside.
+const ASIDE: &str = "a command that makes it take up those it has put aside";
+/// What it waits for that asks whether a command is a retry.
+const LOOK_UP: &str = "the journal's index of command ids";
 
 #[tokio::test]
 async fn what_is_out_is_finished_and_what_waits_is_handed_back() {
@@ -343,11 +412,7 @@ async fn what_is_put_aside_is_handed_back() {
     let node = Node::new().await;
     let id = notes("a");
     let aside = node.tell(&id, &Command::AddToOthers("b".into()));
-    let mut described = node.engine.describe(SHARD, &id).await;
-    while described.waiting_for != "a command that makes it take up those it has put aside" {
-        tokio::task::yield_now().await;
-        described = node.engine.describe(SHARD, &id).await;
-    }
+    node.waiting_for(&id, ASIDE).await;
     node.stop_shard(LIMIT).await;
     assert_eq!(node.take_back(), [(STOPPED, 1)]);
     assert!(!node.live(&id).await);
@@ -360,11 +425,7 @@ async fn work_outside_is_waited_for_but_not_for_ever() {
     let id = notes("a");
     let by_service = Command::AddByService("b".into());
     let charged = node.tell(&id, &by_service);
-    let mut described = node.engine.describe(SHARD, &id).await;
-    while described.waiting_for != "work that it runs outside" {
-        tokio::task::yield_now().await;
-        described = node.engine.describe(SHARD, &id).await;
-    }
+    node.waiting_for(&id, "work that it runs outside").await;
     let mut stops = node.engine.stop_shards(&[SHARD], LIMIT).await;
     let early = tokio::time::timeout(Duration::from_millis(300), stops[0].all_left()).await;
     assert!(early.is_err(), "it waits for the service");
@@ -393,6 +454,32 @@ async fn an_actor_finishes_its_callbacks() {
     assert_eq!(number(answered(storing).await), 2);
     assert_eq!(node.take_back(), [(STOPPED, 3)]);
     drop(waiting);
+}
+
+/// I-8, I-9: also when it asks meanwhile whether the next command is a retry, whichever
+/// is answered first.
+#[tokio::test(start_paused = true)]
+async fn i9_an_actor_finishes_its_callbacks_while_it_looks_a_command_up() {
+    for (write, look_up) in [(300, 100), (100, 300)] {
+        let node = Node::new().await;
+        number(node.ask(&actor(), &add("a")).await);
+        number(node.ask(&actor(), &Command::ListAndKeep).await);
+        node.kept(&actor(), 1).await;
+        // Recovered from its snapshot it does not know all command ids.
+        node.engine.passivate(SHARD, &actor()).await;
+        assert_eq!(number(node.ask(&actor(), &Command::List).await), 1);
+        let before = node.delay_next_write(Duration::from_millis(write));
+        let storing = node.tell(&actor(), &Command::AddAsync("b".into()));
+        node.appending(before).await;
+        let delay = Fault::Delay(Duration::from_millis(look_up));
+        node.memory.faults().at(Operation::FindCommands, 1, delay);
+        let waiting = node.tell_once(&actor(), &add("c"), "once");
+        node.waiting_for(&actor(), LOOK_UP).await;
+        node.stop_shard(LIMIT).await;
+        assert_eq!(number(answered(storing).await), 2);
+        assert_eq!(node.take_back(), [(STOPPED, 5)]);
+        drop(waiting);
+    }
 }
 
 #[tokio::test]

@@ -21,8 +21,9 @@ impl Cell {
         // What it looks up or recovers for is given back.
         let is_writing = match self.stage {
             Stage::Storing => true,
-            Stage::Recovering | Stage::LookingUp => false,
-            Stage::Ready => {
+            Stage::Recovering => false,
+            // An actor goes on with other commands, and looks them up, meanwhile.
+            Stage::Ready | Stage::LookingUp => {
                 self.is_actor() && {
                     let status = self.actor().status();
                     status.writing || status.pending > 0
