@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "moving/refused_reads.rs"]
+mod refused_reads;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -41,6 +44,8 @@ enum Command {
     Add(String),
     /// An actor takes other commands meanwhile.
     AddAsync(String),
+    /// Takes up what is put aside.
+    AddForOthers(String),
     /// Asks a service, then adds.
     AddByService(String),
     /// Put aside while there is nothing.
@@ -64,6 +69,7 @@ impl EventSourced for Notes {
             Command::Add(text) | Command::AddAsync(text) => {
                 Effect::persist(text).then_reply(Clone::clone)
             }
+            Command::AddForOthers(text) => Effect::persist(text).then_unstash_all(),
             Command::AddToOthers(_) if state.is_empty() => Effect::stash(),
             Command::AddToOthers(text) => Effect::persist(text),
             Command::AddByService(text) => {

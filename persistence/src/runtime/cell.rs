@@ -172,6 +172,13 @@ struct Held {
     then: Option<Box<AfterEffects>>,
 }
 
+impl Held {
+    /// Whether it stored nothing, and somebody hears of it when it is refused.
+    fn only_tells(&self) -> bool {
+        !self.wrote && !self.queued.is_own
+    }
+}
+
 /// What becomes of a request when everything it was computed from is stored.
 enum Promise {
     Answer(Answer),

@@ -67,6 +67,15 @@ impl Cell {
             }
             AppendError::Unavailable { message } => {
                 let error = CommandError::JournalUnavailable { message };
+                if unsettled.iter().all(Held::only_tells) {
+                    // The journal was only asked whether they may be answered: the
+                    // state is as it was.
+                    self.forget_snapshots(&unsettled);
+                    for held in unsettled {
+                        held.queued.reply_to.answer(Err(error.clone()));
+                    }
+                    return self.run(cx);
+                }
                 let loses_own = (unsettled.iter()).any(|held| held.wrote && held.queued.is_own);
                 if !loses_own && self.undo_round(outcome.stored_writes, &unsettled) {
                     self.refuse_writes(unsettled, &error);
@@ -169,10 +178,16 @@ impl Cell {
         }
         self.sequence_nr = self.stored_nr;
         self.command_ids.forget_after(self.stored_nr);
+        self.forget_snapshots(unsettled);
+        true
+    }
+
+    /// Snapshots that go with what is unsettled are not saved: the next one that is due
+    /// is taken.
+    pub(super) fn forget_snapshots(&mut self, unsettled: &[Held]) {
         if unsettled.iter().any(|held| held.snapshot.is_some()) {
             self.retention.snapshot_failed();
         }
-        true
     }
 
     fn go_on_or_restart(&mut self, undone: bool, cx: &mut CellContext<'_>) -> Next {
