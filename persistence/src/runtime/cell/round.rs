@@ -279,6 +279,7 @@ impl Cell {
             ReadGuard::Lease(lease) if lease.holds() => Some(held),
             ReadGuard::Lease(_) => {
                 self.stop_requested |= held.queued.is_own;
+                self.forget_snapshots(std::slice::from_ref(&held));
                 // Handed back, it could be overtaken by what its sender sent after it.
                 let shard = self.shard.0;
                 let error = CommandError::ShardUnavailable { shard };
