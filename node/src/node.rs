@@ -26,7 +26,7 @@
 //!    still comes. What others still sent here is answered or returned before it
 //!    goes on.
 //! 3. No new connections; streams take no more commands and finish those they
-//!    took; calls under way are finished.
+//!    took; who watches the health is told and let go; calls under way are finished.
 //! 4. Leadership goes to another node.
 //! 5. The engine finishes what it accepted and ends; the cluster is told.
 //! 6. All ports close, the data directory is free.

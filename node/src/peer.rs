@@ -1,15 +1,16 @@
 //! How nodes talk to each other: the messages of `perennial-sharding` over gRPC.
 //!
-//! [`transport`] asks and opens streams, `server` takes what others send and
-//! gives it to a handler. What the messages look like on the wire is in `calls.rs`
-//! and `frames.rs`; both refuse what is malformed, because a port can be reached
-//! by anybody in the network. What the messages mean, and whether their header
-//! fits this node, is not decided here but in `perennial_sharding::peer` and by
-//! the handler.
+//! [`transport`] asks and opens streams, over connections that stay (`kept.rs`);
+//! `server` takes what others send and gives it to a handler. What the messages look
+//! like on the wire is in `calls.rs` and `frames.rs`; both refuse what is malformed,
+//! because a port can be reached by anybody in the network. What the messages mean, and
+//! whether their header fits this node, is not decided here but in
+//! `perennial_sharding::peer` and by the handler.
 
 mod calls;
 mod command_error;
 mod frames;
+mod kept;
 pub(crate) mod server;
 pub mod transport;
 pub(crate) mod untrusted;

@@ -6,7 +6,6 @@
 //! address is resolved anew at each connect. Nothing is retried here: who asks
 //! knows whether asking twice is harmless. Next: `server.rs`, the other end.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +13,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use perennial_persistence::registry::NodeNr;
 use perennial_sharding::peer::{
     ForwardStream, Peer, PeerError, PeerHeader, PeerRequest, PeerResponse, PeerTransport,
 };
@@ -24,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
-use super::{CONTROL_LEN_MAX, Malformed, NODES_MAX, PeerLimits, calls, frames, header_to_wire};
+use super::kept::Kept;
+use super::{CONTROL_LEN_MAX, Malformed, PeerLimits, calls, frames, header_to_wire};
 use crate::proto::peer as wire;
 use crate::tls::connector::Connector;
 use crate::tls::credentials::PeerTls;
@@ -50,41 +49,7 @@ pub struct GrpcTransport {
     limits: PeerLimits,
     source: Option<IpAddr>,
     tls: Option<watch::Receiver<PeerTls>>,
-    connections: Mutex<Known>,
-}
-
-/// Connections that were made. Numbers of nodes are never used twice, so a long life
-/// sees more nodes than there are at once.
-#[derive(Debug, Default)]
-struct Known {
-    nodes: HashMap<NodeNr, (Connections, u64)>,
-    /// Counts the uses; the number beside a node is that of its last.
-    uses: u64,
-}
-
-impl Known {
-    fn get(&mut self, peer: &Peer) -> Option<Connections> {
-        let (connections, last_use) = self.nodes.get_mut(&peer.node)?;
-        if connections.address != peer.address {
-            return None;
-        }
-        self.uses += 1;
-        *last_use = self.uses;
-        Some(connections.clone())
-    }
-
-    /// When there are too many, the one that was used longest ago goes. It comes back
-    /// when it is needed; calls under way keep theirs.
-    fn insert(&mut self, node: NodeNr, connections: Connections) {
-        if self.nodes.len() >= NODES_MAX {
-            let longest_ago = self.nodes.iter().min_by_key(|(_, (_, last_use))| *last_use);
-            if let Some(node) = longest_ago.map(|(node, _)| *node) {
-                self.nodes.remove(&node);
-            }
-        }
-        self.uses += 1;
-        self.nodes.insert(node, (connections, self.uses));
-    }
+    connections: Mutex<Kept<Connections>>,
 }
 
 #[derive(Debug, Clone)]
@@ -124,8 +89,10 @@ impl GrpcTransport {
             .connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(connections) = known.get(peer) {
-            return Ok(connections);
+        if let Some(connections) = known.get(peer.node)
+            && connections.address == peer.address
+        {
+            return Ok(connections.clone());
         }
         let connections = self.connections_to(&peer.address).map_err(|error| {
             let message = format!("its address cannot be used: {error}");
